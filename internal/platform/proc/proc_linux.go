@@ -1,0 +1,51 @@
+package proc
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"strconv"
+	"sync"
+	"syscall"
+)
+
+// PIDNamespace returns the inode number of this process's PID namespace, which
+// is the namespace's identity as long as a process of it lives. 0 means that
+// /proc is not there to ask, or that the kernel has no PID namespaces.
+func PIDNamespace() uint64 { return pidNamespace() }
+
+// A process cannot leave its PID namespace (unshare and setns move only its
+// future children), so asking once is enough.
+var pidNamespace = sync.OnceValue(func() uint64 {
+	var st syscall.Stat_t
+	// stat, not readlink: it gives the inode without parsing.
+	if syscall.Stat("/proc/self/ns/pid", &st) != nil {
+		return 0
+	}
+	return st.Ino
+})
+
+// StartTime returns when process pid of this PID namespace started, in clock
+// ticks since boot. fs.ErrNotExist says that there is no such process. A
+// zombie still has its start time.
+func StartTime(pid int) (uint64, error) {
+	if pid <= 0 {
+		return 0, &fs.PathError{Op: "stat", Path: "/proc/" + strconv.Itoa(pid), Err: fs.ErrNotExist}
+	}
+	return readStartTime("/proc/" + strconv.Itoa(pid) + "/stat")
+}
+
+func readStartTime(path string) (uint64, error) {
+	stat, err := os.ReadFile(path)
+	if err != nil {
+		// The process may go between open and read, which the kernel reports as
+		// ESRCH; callers should have one error to look for.
+		if isNoProcess(err) {
+			err = &fs.PathError{Op: "open", Path: path, Err: fs.ErrNotExist}
+		}
+		return 0, err
+	}
+	return parseStartTime(stat)
+}
+
+func isNoProcess(err error) bool { return errors.Is(err, syscall.ESRCH) }

@@ -1,0 +1,17 @@
+//go:build !linux
+
+package proc
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+)
+
+var errUnsupported = fmt.Errorf("proc: not on %s: %w", runtime.GOOS, errors.ErrUnsupported)
+
+// PIDNamespace returns 0: there are no PID namespaces here.
+func PIDNamespace() uint64 { return 0 }
+
+// StartTime is not supported here.
+func StartTime(pid int) (uint64, error) { return 0, errUnsupported }
