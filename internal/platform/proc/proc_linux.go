@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strconv"
 	"sync"
 	"syscall"
@@ -49,3 +50,25 @@ func readStartTime(path string) (uint64, error) {
 }
 
 func isNoProcess(err error) bool { return errors.Is(err, syscall.ESRCH) }
+
+// Dir returns the path by which this process reaches the directory dir of
+// process pid, through that process's root: its container's. dir "" means
+// /dev/shm. The path is good as long as the process lives.
+func Dir(pid int, dir string) (string, error) {
+	if dir == "" {
+		dir = "/dev/shm"
+	}
+	path := "/proc/" + strconv.Itoa(pid) + "/root" + filepath.Clean("/"+dir)
+	// A symbolic link on the way would be followed from our root, not from the
+	// container's, and lead out of it to somewhere of the same name here.
+	for p := path; len(p) > len("/proc/"+strconv.Itoa(pid)+"/root"); p = filepath.Dir(p) {
+		fi, err := os.Lstat(p)
+		if err != nil {
+			return "", err
+		}
+		if !fi.IsDir() {
+			return "", &fs.PathError{Op: "open", Path: p, Err: syscall.ENOTDIR}
+		}
+	}
+	return path, nil
+}

@@ -15,3 +15,6 @@ func PIDNamespace() uint64 { return 0 }
 
 // StartTime is not supported here.
 func StartTime(pid int) (uint64, error) { return 0, errUnsupported }
+
+// Dir is not supported here.
+func Dir(pid int, dir string) (string, error) { return "", errUnsupported }
