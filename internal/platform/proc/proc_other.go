@@ -5,6 +5,7 @@ package proc
 import (
 	"errors"
 	"fmt"
+	"os"
 	"runtime"
 )
 
@@ -18,3 +19,9 @@ func StartTime(pid int) (uint64, error) { return 0, errUnsupported }
 
 // Dir is not supported here.
 func Dir(pid int, dir string) (string, error) { return "", errUnsupported }
+
+// Scan is not supported here.
+func Scan(want func(Key) bool) (*Snapshot, error) { return nil, errUnsupported }
+
+// Claim is not supported here.
+func Claim(path string) (*os.File, error) { return nil, errUnsupported }
