@@ -1,0 +1,31 @@
+// Package crash names the places between two steps at which a process may die,
+// so that tests can kill one exactly there. Without the build tag shmcrash a
+// Point is an empty function that the compiler removes.
+package crash
+
+// Points lists every point of the program, in the order in which a creating
+// process passes them. A test kills a process at each and fails if one of them
+// is never reached.
+var Points = []string{
+	"lease:locked",       // the lease file is locked but has no name
+	"lease:published",    // it has its name, nothing is recorded in it
+	"create:reserved",    // memory without a name
+	"record:filled",      // the journal slot is written but not valid
+	"record:valid",       // the journal names a block that does not exist
+	"create:kept",        // the hidden second link exists, the name does not
+	"create:published",   // the name exists
+	"adopt:recorded",     // a block has been taken into the journal
+	"disown:forgotten",   // and given up
+	"unlink:unkept",      // the hidden second link is gone, the name is not
+	"remove:parked",      // the name has been moved aside, to be removed
+	"unlink:removed",     // the name is gone, the journal still has it
+	"forget:freed",       // the slot is free
+	"lease:unlinked",     // the empty lease has lost its name
+	"keep:vanished",      // somebody took a kept name away, it is not back yet
+	"sweep:locked",       // a dead lease is locked by its sweeper
+	"sweep:removed",      // one of its blocks is removed
+	"sweep:hidden",       // its hidden names are removed
+	"sweep:unlinked",     // the dead lease has lost its name
+	"cleaner:started",    // the clean-up process runs
+	"cleaner:owner-gone", // it has seen its owner's death
+}

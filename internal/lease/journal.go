@@ -1,0 +1,161 @@
+package lease
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"strings"
+	"sync/atomic"
+	"unsafe"
+
+	"github.com/sharedmem/shm/internal/crash"
+	"github.com/sharedmem/shm/internal/platform/mem"
+)
+
+// The file, little-endian. The header takes the room of one slot:
+//
+//	 0  8  "SHMLEASE"
+//	 8  4  version, 1
+//	12  4  size of a slot, 320
+//	16  8  ID of the lease
+//	24  8  PID of the owner, in its own PID namespace
+//	32  8  inode of that namespace, 0 if unknown
+//	40  8  start time of the owner in clock ticks since boot, 0 if unknown
+//	48  8  when the file was made, nanoseconds since 1970
+//	56  8  zero (kept for the lease word of package lock)
+//	64     zero up to 320
+//
+// then slots:
+//
+//	 0  4  state: 0 free, 1 valid; stored last when filling, first when freeing
+//	 4  4  CRC-32C of bytes 8 to 320, for those who read beside the owner
+//	 8  8  device
+//	16  8  inode
+//	24  8  birth, nanoseconds since 1970, 0 if the file system does not know
+//	32  4  flags: 1 tracked, 2 the name is kept by a second link
+//	36  4  length of the name
+//	40 280 the name, zero-padded
+const (
+	magic     = "SHMLEASE"
+	version   = 1
+	slotSize  = 320
+	nameMax   = 255
+	firstSize = 4096
+	maxSize   = 1 << 30 // of a lease that we read: three million blocks
+)
+
+const (
+	flagTracked = 1 << iota
+	flagKeep
+)
+
+func slotOffset(n int) int { return (n + 1) * slotSize }
+
+// Header says whose lease it is.
+type Header struct {
+	ID        uint64
+	PID       int
+	Namespace uint64
+	Start     uint64
+	Created   int64
+}
+
+// Record is what the journal says of one block.
+type Record struct {
+	Name    string
+	ID      mem.ID
+	Tracked bool
+	Keep    bool
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+func putHeader(b []byte, h Header) {
+	le := binary.LittleEndian
+	copy(b, magic)
+	le.PutUint32(b[8:], version)
+	le.PutUint32(b[12:], slotSize)
+	le.PutUint64(b[16:], h.ID)
+	le.PutUint64(b[24:], uint64(h.PID))
+	le.PutUint64(b[32:], h.Namespace)
+	le.PutUint64(b[40:], h.Start)
+	le.PutUint64(b[48:], uint64(h.Created))
+}
+
+func (r Record) check() error {
+	switch {
+	case r.Name == "" || len(r.Name) > nameMax:
+		return fmt.Errorf("lease: a name of %d bytes", len(r.Name))
+	case strings.ContainsAny(r.Name, "/\x00") || r.Name == "." || r.Name == ".." || strings.HasPrefix(r.Name, mem.Prefix):
+		return fmt.Errorf("lease: the name %q is no block's", r.Name)
+	}
+	return nil
+}
+
+// putRecord fills a free slot.
+func putRecord(slot []byte, r Record) {
+	le := binary.LittleEndian
+	le.PutUint64(slot[8:], r.ID.Dev)
+	le.PutUint64(slot[16:], r.ID.Ino)
+	le.PutUint64(slot[24:], uint64(r.ID.Birth))
+	var flags uint32
+	if r.Tracked {
+		flags |= flagTracked
+	}
+	if r.Keep {
+		flags |= flagKeep
+	}
+	le.PutUint32(slot[32:], flags)
+	le.PutUint32(slot[36:], uint32(len(r.Name)))
+	clear(slot[40+copy(slot[40:], r.Name):])
+	le.PutUint32(slot[4:], crc32.Checksum(slot[8:], castagnoli))
+	crash.Point("record:filled")
+	// Pairs with nothing: a sweeper reads when we are dead. Being atomic keeps
+	// the compiler from moving the stores above below it.
+	state(slot).Store(1)
+	crash.Point("record:valid")
+}
+
+func clearRecord(slot []byte) { state(slot).Store(0) }
+
+func state(slot []byte) *atomic.Uint32 { return (*atomic.Uint32)(unsafe.Pointer(&slot[0])) }
+
+var errJournal = errors.New("not a lease of ours, or of another version")
+
+// decode reads a lease file that may be hostile, damaged or being written. It
+// returns the records that hold; a damaged slot is passed over.
+func decode(b []byte) (Header, []slotRecord, error) {
+	le := binary.LittleEndian
+	if len(b) < slotSize || string(b[:8]) != magic || le.Uint32(b[8:]) != version || le.Uint32(b[12:]) != slotSize {
+		return Header{}, nil, errJournal
+	}
+	h := Header{
+		ID: le.Uint64(b[16:]), PID: int(int32(le.Uint64(b[24:]))), Namespace: le.Uint64(b[32:]),
+		Start: le.Uint64(b[40:]), Created: int64(le.Uint64(b[48:])),
+	}
+	var out []slotRecord
+	for n := 0; slotOffset(n)+slotSize <= len(b); n++ {
+		slot := b[slotOffset(n) : slotOffset(n)+slotSize]
+		size := le.Uint32(slot[36:])
+		if le.Uint32(slot) != 1 || size > nameMax || le.Uint32(slot[4:]) != crc32.Checksum(slot[8:], castagnoli) {
+			continue
+		}
+		flags := le.Uint32(slot[32:])
+		r := Record{
+			Name:    string(slot[40 : 40+size]),
+			ID:      mem.ID{Dev: le.Uint64(slot[8:]), Ino: le.Uint64(slot[16:]), Birth: int64(le.Uint64(slot[24:]))},
+			Tracked: flags&flagTracked != 0,
+			Keep:    flags&flagKeep != 0,
+		}
+		if r.check() == nil {
+			out = append(out, slotRecord{n, r})
+		}
+	}
+	return h, out, nil
+}
+
+type slotRecord struct {
+	n int
+	Record
+}

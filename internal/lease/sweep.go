@@ -1,0 +1,299 @@
+package lease
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+
+	"github.com/sharedmem/shm/internal/crash"
+	"github.com/sharedmem/shm/internal/platform/mem"
+)
+
+// Removed is a block that Sweep took away.
+type Removed struct {
+	Stat  mem.Stat // as it was
+	Owner Owner
+	Record
+}
+
+// Owner says whose lease names a block.
+type Owner struct {
+	Header
+	Alive bool
+}
+
+// Sweep removes what the dead owners of dir left, and only that, and says what
+// it removed. Leases of other users are passed over unless we are root, since
+// nothing of theirs could be removed anyway.
+//
+// Sweepers do not get in each other's way: each dead lease is locked by one.
+func Sweep(dir string) ([]Removed, error) {
+	var out []Removed
+	var errs []error
+	leases, rest, err := scan(dir)
+	if err != nil {
+		return nil, err
+	}
+	known := map[uint64]bool{}
+	for _, l := range leases {
+		known[l.id] = true
+		removed, err := sweepOne(dir, l, rest[l.id])
+		out = append(out, removed...)
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	// Hidden names without a lease: an Unlink by somebody who owned nothing was
+	// killed half-way. The list was read before the leases were looked for, and
+	// a lease is there before and after its hidden names are: so one whose
+	// lease is missing has no living maker.
+	for id, names := range rest {
+		if known[id] || leaseExists(dir, id) {
+			continue
+		}
+		names = slices.DeleteFunc(names, func(s mem.Stat) bool { return inUse(dir, s.Name) })
+		if err := unlinkHidden(dir, names, os.Geteuid()); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return out, errors.Join(errs...)
+}
+
+// found is a lease file in a listing.
+type found struct {
+	name string
+	id   uint64
+}
+
+// scan lists the leases of dir and, by lease, the other hidden names.
+func scan(dir string) (leases []found, rest map[uint64][]mem.Stat, err error) {
+	rest = map[uint64][]mem.Stat{}
+	each := func(s mem.Stat) bool {
+		switch kind, id, ok := parseHidden(s.Name); {
+		case !ok:
+		case kind == kindLease:
+			leases = append(leases, found{s.Name, id})
+		default:
+			rest[id] = append(rest[id], s)
+		}
+		return true
+	}
+	ldir, err := mem.LeaseDir(dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	err = mem.Hidden(ldir, each)
+	return leases, rest, err
+}
+
+// inUse tells whether a hidden name is that of a lease being made, where the
+// system cannot make one without a name: it is locked before it is a lease.
+func inUse(dir, name string) bool {
+	o, err := mem.Open(dir, name, true)
+	if err != nil {
+		return false
+	}
+	defer o.Close()
+	locked, err := o.Locked()
+	return locked || err != nil
+}
+
+func leaseExists(dir string, id uint64) bool {
+	ldir, err := mem.LeaseDir(dir)
+	if err != nil {
+		return true
+	}
+	_, err = mem.Lookup(ldir, hidden(kindLease, id, 0))
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
+// mayJudge tells whether this user may act on leases of uid.
+func mayJudge(uid int) bool {
+	e := os.Geteuid()
+	return e == 0 || e == uid
+}
+
+func sweepOne(dir string, l found, hiddenNames []mem.Stat) ([]Removed, error) {
+	ldir, err := mem.LeaseDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	o, err := mem.Open(ldir, l.name, false)
+	if err != nil {
+		if errors.Is(err, mem.ErrEmpty) {
+			err = nil // being made on a system without O_TMPFILE; or hostile
+		}
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, mem.ErrNotRegular) {
+			err = nil // gone, another user's, or bait
+		}
+		return nil, err
+	}
+	defer o.Close()
+	if !mayJudge(o.UID) {
+		return nil, nil
+	}
+	if ok, err := o.Lock(); !ok {
+		return nil, err // alive, or being swept by another
+	}
+	crash.Point("sweep:locked")
+	// Another sweeper may have been here between our opening and locking.
+	if now, err := mem.Lookup(ldir, l.name); err != nil || now.ID != o.ID {
+		return nil, nil
+	}
+	b, err := o.ReadAll(maxSize)
+	if err != nil {
+		return nil, err
+	}
+	h, records, err := decode(b)
+	if err != nil {
+		// Of a newer version, perhaps: its own kind will know what to do.
+		return nil, fmt.Errorf("%s: %w", l.name, err)
+	}
+	var out []Removed
+	var errs []error
+	for _, r := range records {
+		s, err := mem.Lookup(dir, r.Name)
+		if err != nil || s.ID != r.ID || s.UID != o.UID && o.UID != 0 {
+			continue // gone, or another's by now, or never its owner's to give away
+		}
+		ok, err := mem.Remove(dir, r.Name, r.ID, hidden(kindGone, l.id, r.n))
+		if err != nil {
+			errs = append(errs, err)
+		}
+		if ok {
+			out = append(out, Removed{Stat: s, Owner: Owner{Header: h}, Record: r.Record})
+			crash.Point("sweep:removed")
+		}
+	}
+	if err := unlinkHidden(dir, hiddenNames, o.UID); err != nil {
+		errs = append(errs, err)
+	}
+	crash.Point("sweep:hidden")
+	if len(errs) > 0 {
+		return out, errors.Join(errs...) // the lease stays for who can do better
+	}
+	err = mem.Unlink(ldir, l.name)
+	crash.Point("sweep:unlinked")
+	return out, err
+}
+
+// unlinkHidden removes hidden names that belong to uid.
+func unlinkHidden(dir string, names []mem.Stat, uid int) error {
+	var errs []error
+	for _, s := range names {
+		if s.UID != uid {
+			continue
+		}
+		if err := mem.Unlink(dir, s.Name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Await waits until the lease id of dir is nobody's: its owner is dead, or has
+// removed it. It occupies a thread.
+func Await(dir string, id uint64) {
+	ldir, err := mem.LeaseDir(dir)
+	if err != nil {
+		return
+	}
+	o, err := mem.Open(ldir, hidden(kindLease, id, 0), false)
+	if err != nil {
+		return
+	}
+	_ = o.LockWait()
+	_ = o.Close()
+}
+
+// Owned is what a lease says of a block.
+type Owned struct {
+	Owner
+	Record
+}
+
+// Key finds a block's owner: the block's identity, and its user, since a lease
+// is believed only about blocks of its own user (or if it is root's; see Of).
+type Key struct {
+	mem.ID
+	UID int
+}
+
+// Owners is what all leases of a directory say.
+type Owners map[Key]Owned
+
+// Of returns who owns the block s.
+func (o Owners) Of(s mem.Stat) (Owned, bool) {
+	own, ok := o[Key{s.ID, s.UID}]
+	if !ok {
+		own, ok = o[Key{s.ID, 0}]
+	}
+	return own, ok && own.Name == s.Name
+}
+
+// ReadOwners reads every lease of dir that we may read. It changes nothing.
+func ReadOwners(dir string) (Owners, error) {
+	out := Owners{}
+	err := eachLease(dir, func(o *mem.Object, _ found, h Header, records []slotRecord) error {
+		alive, err := o.Locked()
+		for _, r := range records {
+			// While a block is handed over, two leases may name it: the living
+			// one counts.
+			k := Key{r.ID, o.UID}
+			if old, ok := out[k]; !ok || !old.Alive {
+				out[k] = Owned{Owner: Owner{h, alive}, Record: r.Record}
+			}
+		}
+		return err
+	})
+	return out, err
+}
+
+// eachLease calls f with every lease of dir that can be read.
+func eachLease(dir string, f func(*mem.Object, found, Header, []slotRecord) error) error {
+	leases, _, err := scan(dir)
+	if err != nil {
+		return err
+	}
+	ldir, err := mem.LeaseDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, l := range leases {
+		o, err := mem.Open(ldir, l.name, false)
+		if err != nil {
+			continue // gone, or not ours to read
+		}
+		if b, err := o.ReadAll(maxSize); err == nil {
+			if h, records, err := decode(b); err == nil {
+				if err := f(o, l, h, records); err != nil {
+					o.Close()
+					return err
+				}
+			}
+		}
+		o.Close()
+	}
+	return nil
+}
+
+// Disclaim takes the block out of the journals of dead owners, so that no
+// sweep removes it any more. Blocks of living owners it leaves alone.
+func Disclaim(dir string, id mem.ID) error {
+	return eachLease(dir, func(o *mem.Object, _ found, _ Header, records []slotRecord) error {
+		for _, r := range records {
+			if r.Record.ID != id || !mayJudge(o.UID) {
+				continue
+			}
+			if ok, err := o.Lock(); !ok {
+				return err // alive; or being swept, and then the block is going
+			}
+			if err := o.WriteAt(make([]byte, 4), int64(slotOffset(r.n))); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}

@@ -1,0 +1,469 @@
+//go:build unix
+
+package mem
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Object is an open shared memory object: a descriptor and what the system
+// said of it when it was made or opened. It is not for concurrent use.
+type Object struct {
+	Stat
+	fd       int
+	dir      string
+	hidden   string // the name it has until Publish, where O_TMPFILE is not to be had
+	named    bool
+	readOnly bool
+	flags    int
+}
+
+// New makes an object of size bytes, reserved unless flags has Sparse, with
+// exactly the permission bits of mode. It has no name that others see, except
+// where the system cannot do that (see Named). temp is a hidden name that New
+// may use on the way; whoever finds it left over may remove it.
+//
+// Errors: NoSpaceError; fs.ErrExist where the name is given at once.
+func New(dir, name, temp string, size int64, mode uint32, flags int) (*Object, error) {
+	if dir == "" && !systemIsDir {
+		return newSystem(name, size, mode, flags)
+	}
+	dir = resolve(dir)
+	o := &Object{fd: -1, dir: dir, flags: flags}
+	var err error
+	if o.fd, o.hidden, err = openUnnamed(dir, temp, mode); err != nil {
+		return nil, err
+	}
+	if err := o.init(size, mode); err != nil {
+		o.Discard()
+		return nil, err
+	}
+	return o, nil
+}
+
+// init sizes and reserves a fresh object and makes its mode exact.
+func (o *Object) init(size int64, mode uint32) error {
+	if size > 0 {
+		if err := o.Grow(0, size); err != nil {
+			return err
+		}
+	}
+	if err := fstat(o.fd, &o.Stat); err != nil {
+		return err
+	}
+	// The umask has taken bits away from what open was given. Setting it to
+	// zero around the open would race with every other thread.
+	if uint32(o.Mode) != mode {
+		if err := unix.Fchmod(o.fd, mode); err != nil {
+			return os.NewSyscallError("fchmod", err)
+		}
+		o.Mode = fs.FileMode(mode)
+	}
+	return nil
+}
+
+// Grow makes the object at least size bytes long and reserves the memory from
+// offset from on, unless the object is sparse.
+func (o *Object) Grow(from, size int64) error {
+	if o.flags&Sparse != 0 {
+		if err := unix.Ftruncate(o.fd, size); err != nil {
+			return sizeError(o.dir, size, os.NewSyscallError("ftruncate", err))
+		}
+		return nil
+	}
+	return reserve(o.fd, o.dir, from, size)
+}
+
+// Truncate sets the size of an object that nobody else sees yet.
+func (o *Object) Truncate(size int64) error {
+	if err := ignoringEINTR(func() error { return unix.Ftruncate(o.fd, size) }); err != nil {
+		return os.NewSyscallError("ftruncate", err)
+	}
+	o.Size = size
+	return nil
+}
+
+// sizeError turns the errors by which file systems refuse a size into one.
+func sizeError(dir string, size int64, err error) error {
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EFBIG) || errors.Is(err, unix.EDQUOT) {
+		free, _ := freeSpace(dir)
+		return &NoSpaceError{Asked: size, Free: free, Where: resolve(dir)}
+	}
+	return err
+}
+
+// Named tells whether the object already has its public name.
+func (o *Object) Named() bool { return o.named }
+
+// Publish gives the object its name; fs.ErrExist if another has it.
+func (o *Object) Publish(name string) error {
+	if o.named {
+		return nil
+	}
+	if err := o.Link(name); err != nil {
+		return err
+	}
+	o.named = true
+	if o.hidden != "" {
+		// Should this fail, the sweeper of our lease takes the hidden name away.
+		_ = unix.Unlink(path(o.dir, o.hidden))
+		o.hidden = ""
+	}
+	return nil
+}
+
+// Discard undoes New: the object is closed and, if it has no public name,
+// gone.
+func (o *Object) Discard() {
+	if o.hidden != "" {
+		_ = unix.Unlink(path(o.dir, o.hidden))
+	}
+	_ = o.Close()
+}
+
+// Open opens an object by name. It never follows a symbolic link, never waits
+// (a FIFO would make it), and accepts only regular files.
+//
+// Errors: fs.ErrNotExist, fs.ErrPermission, ErrNotRegular, ErrEmpty.
+func Open(dir, name string, readOnly bool) (*Object, error) {
+	if dir == "" && !systemIsDir {
+		return openSystem(name, readOnly)
+	}
+	flags := unix.O_CLOEXEC | unix.O_NOFOLLOW | unix.O_NONBLOCK
+	if readOnly {
+		flags |= unix.O_RDONLY
+	} else {
+		flags |= unix.O_RDWR
+	}
+	dir = resolve(dir)
+	fd, err := open(path(dir, name), flags, 0)
+	if err != nil {
+		// A symlink gives ELOOP (EMLINK, EFTYPE on some BSDs), a directory EISDIR,
+		// a socket ENXIO: none of them says what is wrong.
+		if _, lerr := Lookup(dir, name); errors.Is(lerr, ErrNotRegular) {
+			return nil, lerr
+		}
+		return nil, err
+	}
+	o := &Object{fd: fd, dir: dir, named: true, readOnly: readOnly}
+	if err := o.check(); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	return o, nil
+}
+
+func (o *Object) check() error {
+	if err := fstat(o.fd, &o.Stat); err != nil {
+		return err
+	}
+	if o.Size == 0 {
+		return ErrEmpty
+	}
+	return nil
+}
+
+// FromFile makes an object of f's memory. f stays the caller's: it is
+// duplicated. Directory and name are unknown.
+func FromFile(f *os.File, readOnly bool) (*Object, error) {
+	var fd int
+	c, err := f.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	if cerr := c.Control(func(u uintptr) {
+		fd, err = unix.FcntlInt(u, unix.F_DUPFD_CLOEXEC, 3)
+	}); cerr != nil {
+		return nil, cerr
+	}
+	if err != nil {
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	o := &Object{fd: fd, named: true, readOnly: readOnly}
+	if err := o.check(); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	return o, nil
+}
+
+// Reopen opens the object id by its name; fs.ErrNotExist if the name is gone or
+// has passed to another.
+func Reopen(dir, name string, id ID, readOnly bool) (*Object, error) {
+	o, err := Open(dir, name, readOnly)
+	if err != nil {
+		return nil, err
+	}
+	if o.ID != id {
+		o.Close()
+		return nil, fs.ErrNotExist
+	}
+	return o, nil
+}
+
+// LinkFrom gives the object that has the name from one more name, to;
+// fs.ErrExist if that is taken.
+func LinkFrom(dir, from, to string) error {
+	return link(path(resolve(dir), from), path(resolve(dir), to))
+}
+
+// Map maps the whole object. The mapping outlives Close.
+//
+// Prefault asks for every page now; NoSpaceError if there is no memory for
+// them.
+func (o *Object) Map(prefault bool) ([]byte, error) {
+	p, err := mapShared(o.fd, o.Size, o.readOnly)
+	if err != nil {
+		return nil, err
+	}
+	if o.flags&HugePages != 0 {
+		adviseHuge(p)
+	}
+	if prefault {
+		if err := populate(p, !o.readOnly); err != nil {
+			Unmap(p)
+			return nil, err
+		}
+	}
+	return p, nil
+}
+
+// File gives the object's descriptor as a file of its own.
+func (o *Object) File(name string) (*os.File, error) {
+	fd, err := unix.FcntlInt(uintptr(o.fd), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// Close closes the descriptor; mappings stay.
+func (o *Object) Close() error {
+	if o.fd < 0 {
+		return nil
+	}
+	fd := o.fd
+	o.fd = -1
+	return os.NewSyscallError("close", unix.Close(fd))
+}
+
+// Lookup describes what has the name, without opening it.
+//
+// Errors: fs.ErrNotExist, fs.ErrPermission, ErrNotRegular.
+func Lookup(dir, name string) (Stat, error) {
+	if dir == "" && !systemIsDir {
+		return lookupSystem(name)
+	}
+	s := Stat{Name: name}
+	err := lstat(path(resolve(dir), name), &s)
+	return s, err
+}
+
+// Remove takes name away if it still belongs to the object id, and reports
+// whether it did. Between looking and unlinking, the name may pass to another
+// object, and no system call unlinks by identity: so the name is first renamed
+// to parking, a hidden name that nobody else uses, and looked at there. What
+// turns out to be another's gets its name back. If we are killed in between,
+// whoever finds the parked name removes it.
+func Remove(dir, name string, id ID, parking string) (bool, error) {
+	if dir == "" && !systemIsDir {
+		return removeSystem(name, id)
+	}
+	dir = resolve(dir)
+	from, to := path(dir, name), path(dir, parking)
+	if same, err := is(from, id); !same {
+		return false, err
+	}
+	if err := rename(from, to); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+		return false, err
+	}
+	same, err := is(to, id)
+	if same {
+		return true, unlink(to)
+	}
+	// Taken from under us. Should its place be occupied already by yet another
+	// one, there is no place to put it back to.
+	if lerr := link(to, from); lerr != nil && err == nil {
+		err = lerr
+	}
+	return false, errors.Join(err, unlink(to))
+}
+
+// is tells whether the object at p is id; a missing one is not.
+func is(p string, id ID) (bool, error) {
+	var s Stat
+	err := lstat(p, &s)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrNotRegular) {
+		return false, nil
+	}
+	return err == nil && s.ID == id, err
+}
+
+// Unlink takes the name away, whatever has it (but no directory).
+func Unlink(dir, name string) error {
+	if dir == "" && !systemIsDir {
+		return unlinkSystem(name)
+	}
+	if _, err := Lookup(dir, name); err != nil {
+		return err
+	}
+	return unlink(path(resolve(dir), name))
+}
+
+// Entries calls each with every regular file in dir that has no hidden name of
+// ours, until it returns false. Files that vanish meanwhile are passed over.
+func Entries(dir string, each func(Stat) bool) error {
+	if dir == "" && !systemIsDir {
+		return errors.ErrUnsupported
+	}
+	return entries(dir, false, each)
+}
+
+// Hidden does the same for the names that begin with Prefix.
+func Hidden(dir string, each func(Stat) bool) error { return entries(dir, true, each) }
+
+func entries(dir string, hidden bool, each func(Stat) bool) error {
+	d, err := os.Open(resolve(dir))
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	// Paths relative to the directory's descriptor spare a path walk for each
+	// of perhaps 10 000 entries.
+	for {
+		names, err := d.Readdirnames(4096)
+		for _, name := range names {
+			s := Stat{Name: name}
+			if strings.HasPrefix(name, Prefix) != hidden || lstatAt(int(d.Fd()), name, &s) != nil {
+				continue
+			}
+			if !each(s) {
+				return nil
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// ReadAll returns the object's bytes, up to limit of them. It reads rather than
+// maps, since the object may be made smaller meanwhile.
+func (o *Object) ReadAll(limit int64) ([]byte, error) {
+	b := make([]byte, min(o.Size, limit))
+	for n := 0; n < len(b); {
+		m, err := unix.Pread(o.fd, b[n:], int64(n))
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return nil, os.NewSyscallError("read", err)
+		}
+		if m == 0 {
+			return b[:n], nil
+		}
+		n += m
+	}
+	return b, nil
+}
+
+// WriteAt writes all of b at off.
+func (o *Object) WriteAt(b []byte, off int64) error {
+	for len(b) > 0 {
+		n, err := unix.Pwrite(o.fd, b, off)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return os.NewSyscallError("write", err)
+		}
+		b, off = b[n:], off+int64(n)
+	}
+	return nil
+}
+
+func resolve(dir string) string {
+	if dir == "" {
+		return SystemDir
+	}
+	return dir
+}
+
+func path(dir, name string) string { return dir + "/" + name }
+
+func fromUnix(s *unix.Stat_t, out *Stat) error {
+	if s.Mode&unix.S_IFMT != unix.S_IFREG {
+		return ErrNotRegular
+	}
+	out.Dev, out.Ino = uint64(s.Dev), uint64(s.Ino)
+	out.Size, out.Resident = s.Size, int64(s.Blocks)*512
+	out.Mode = fs.FileMode(s.Mode) & 0o7777
+	out.UID, out.Links = int(s.Uid), int(s.Nlink)
+	return nil
+}
+
+// The system calls below retry when a signal interrupts them, as package os
+// does: on some file systems (FUSE, NFS as Dir) even stat can be interrupted.
+
+func ignoringEINTR(f func() error) error {
+	for {
+		if err := f(); err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+func open(p string, flags int, mode uint32) (fd int, err error) {
+	err = ignoringEINTR(func() (e error) { fd, e = unix.Open(p, flags, mode); return })
+	return fd, os.NewSyscallError("open", err)
+}
+
+func rename(from, to string) error {
+	return os.NewSyscallError("rename", ignoringEINTR(func() error { return unix.Rename(from, to) }))
+}
+
+func link(from, to string) error {
+	return os.NewSyscallError("link", ignoringEINTR(func() error { return unix.Link(from, to) }))
+}
+
+func unlink(p string) error {
+	return os.NewSyscallError("unlink", ignoringEINTR(func() error { return unix.Unlink(p) }))
+}
+
+// writeZeros reserves memory on file systems without fallocate.
+func writeZeros(fd int, from, size int64) error {
+	zeros := make([]byte, 1<<20)
+	for from < size {
+		n, err := unix.Pwrite(fd, zeros[:min(size-from, int64(len(zeros)))], from)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		from += int64(n)
+	}
+	return nil
+}
+
+// openHidden makes an object under a hidden name, for where no object can be
+// made without one.
+func openHidden(dir, temp string, mode uint32) (int, string, error) {
+	fd, err := open(path(dir, temp), unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, mode)
+	return fd, temp, err
+}
+
+func procFD(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
