@@ -1,0 +1,323 @@
+package shmtest
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// Python is an interpreter of the machine.
+type Python struct {
+	Version      string // "3.8.18"; "3.14.2*" is that version's modules on a 3.13 interpreter
+	Major, Minor int
+	Path         string
+	Env          []string // what it needs in its environment
+}
+
+func (p Python) String() string { return "python" + p.Version }
+
+// Cmd returns the command that runs the interpreter with args.
+func (p Python) Cmd(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, p.Path, args...)
+	cmd.Env = append(os.Environ(), p.Env...)
+	return cmd
+}
+
+// Pythons returns every CPython of the machine with shared memory, 3.8 or
+// newer, one of each minor version, oldest first. It looks in PATH and where
+// pyenv and other installers put them, and in the cache that
+// interop/python/fetch_future.py fills. Without any it skips the test.
+//
+// SHM_REQUIRE may have python (any), python3.8 and so on (that one) and pyodide
+// (3.14 and 3.15).
+func Pythons(t testing.TB) []Python {
+	t.Helper()
+	if os.Getenv("SHM_QEMU") != "" {
+		// It would be the host's, of another architecture than the tests.
+		Skip(t, "python", "under emulation there is no interpreter")
+	}
+	found := pythons()
+	for _, what := range strings.Split(os.Getenv("SHM_REQUIRE"), ",") {
+		var minors []int
+		var minor int
+		if what == "pyodide" {
+			minors = []int{14, 15}
+		} else if n, _ := fmt.Sscanf(what, "python3.%d", &minor); n == 1 {
+			minors = []int{minor}
+		}
+		for _, minor := range minors {
+			if !slices.ContainsFunc(found, func(p Python) bool { return p.Major == 3 && p.Minor == minor }) {
+				t.Fatalf("SHM_REQUIRE has %q, but there is no Python 3.%d; found %v", what, minor, found)
+			}
+		}
+	}
+	if len(found) == 0 {
+		Skip(t, "python", "found no CPython 3.8 or newer with shared memory")
+	}
+	return found
+}
+
+// probe prints what an interpreter is; it fails where one has no shared memory.
+const probe = `
+import sys, json, platform
+from multiprocessing import shared_memory, util
+print(json.dumps([platform.python_implementation(), sys.version_info[0], sys.version_info[1],
+	platform.python_version(), sys.executable, shared_memory.__file__]))`
+
+// pythons starts every interpreter once per process, some at a time: each takes
+// a tenth of a second.
+var pythons = sync.OnceValue(func() []Python {
+	found := askAll(candidates())
+	best := map[int]Python{}
+	for _, p := range found {
+		if have, ok := best[p.Minor]; !ok || newer(p.Version, have.Version) {
+			best[p.Minor] = p
+		}
+	}
+	if base, ok := best[13]; ok {
+		for _, p := range future(base) {
+			if _, ok := best[p.Minor]; !ok {
+				best[p.Minor] = p
+			}
+		}
+	}
+	return slices.SortedFunc(maps.Values(best), func(a, b Python) int { return a.Minor - b.Minor })
+})
+
+func newer(a, b string) bool {
+	var av, bv [3]int
+	fmt.Sscanf(a, "%d.%d.%d", &av[0], &av[1], &av[2])
+	fmt.Sscanf(b, "%d.%d.%d", &bv[0], &bv[1], &bv[2])
+	return slices.Compare(av[:], bv[:]) > 0
+}
+
+// candidates lists files that may be interpreters.
+func candidates() []Python {
+	var dirs []string
+	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
+		dirs = append(dirs, dir)
+	}
+	home, _ := os.UserHomeDir()
+	for _, pattern := range []string{
+		filepath.Join(home, ".pyenv/versions/*/bin"),
+		filepath.Join(os.Getenv("PYENV_ROOT"), "versions/*/bin"),
+		filepath.Join(home, ".local/share/uv/python/*/bin"),
+		"/usr/bin", "/usr/local/bin",
+		"/opt/*/bin", "/opt/python/*/bin", "/opt/homebrew/bin",
+		"/opt/hostedtoolcache/Python/*/*/bin",
+		"/Users/runner/hostedtoolcache/Python/*/*/bin",
+		"/Library/Frameworks/Python.framework/Versions/*/bin",
+		`C:\hostedtoolcache\windows\Python\*\*`,
+	} {
+		more, _ := filepath.Glob(pattern)
+		dirs = append(dirs, more...)
+	}
+	name := regexp.MustCompile(`^python(3|3\.\d+)?(\.exe)?$`)
+	seen := map[string]bool{}
+	var out []Python
+	for _, dir := range dirs {
+		for _, e := range list(dir) {
+			if !name.MatchString(e.Name()) {
+				continue
+			}
+			path := filepath.Join(dir, e.Name())
+			real, err := filepath.EvalSymlinks(path)
+			if err != nil || seen[real] {
+				continue
+			}
+			if path, err = exec.LookPath(path); err == nil { // may be executed
+				seen[real] = true
+				out = append(out, Python{Path: path})
+			}
+		}
+	}
+	return out
+}
+
+// askAll asks the candidates what they are and drops those that are nothing,
+// such as pyenv's shims of versions that are not chosen.
+func askAll(ps []Python) []Python {
+	answers := make([]*Python, len(ps))
+	slots := make(chan bool, runtime.NumCPU())
+	var wg sync.WaitGroup
+	for i, p := range ps {
+		wg.Go(func() {
+			slots <- true
+			defer func() { <-slots }()
+			answers[i] = ask(p)
+		})
+	}
+	wg.Wait()
+	var out []Python
+	for _, p := range answers {
+		if p != nil {
+			out = append(out, *p)
+		}
+	}
+	return out
+}
+
+func ask(p Python) *Python {
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
+	defer cancel()
+	out, err := p.Cmd(ctx, "-c", probe).Output()
+	if err != nil {
+		return nil
+	}
+	var implementation, module string
+	answer := []any{&implementation, &p.Major, &p.Minor, &p.Version, &p.Path, &module}
+	if json.Unmarshal(out, &answer) != nil || implementation != "CPython" || p.Major != 3 || p.Minor < 8 {
+		return nil
+	}
+	for _, e := range p.Env {
+		// It is to be trusted only if it really loads those modules.
+		if dir, ok := strings.CutPrefix(e, "PYTHONPATH="); ok && !strings.HasPrefix(module, dir) {
+			return nil
+		}
+	}
+	return &p
+}
+
+// future returns the versions that exist here only as modules, for base, a
+// 3.13 interpreter.
+func future(base Python) []Python {
+	cache := os.Getenv("XDG_CACHE_HOME")
+	if cache == "" {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return nil
+		}
+		cache = filepath.Join(home, ".cache")
+	}
+	versions, _ := filepath.Glob(filepath.Join(cache, "shm-interop/pyodide-*/VERSION"))
+	var out []Python
+	for _, file := range versions {
+		p := Python{Path: base.Path, Env: []string{"PYTHONPATH=" + filepath.Join(filepath.Dir(file), "lib")}}
+		version := strings.TrimSpace(readFile(file))
+		var minor int
+		if n, _ := fmt.Sscanf(version, "3.%d.", &minor); n != 1 {
+			continue
+		}
+		if asked := ask(p); asked != nil {
+			asked.Version, asked.Minor = version+"*", minor
+			out = append(out, *asked)
+		}
+	}
+	return out
+}
+
+// PythonProcess is a running interop/python/peer.py, or a program with the
+// same way of talking. Its methods are for the test's goroutine.
+type PythonProcess struct {
+	*Process
+	Python Python
+}
+
+// Args are the arguments of one call.
+type Args map[string]any
+
+// Reply is the answer to one call; which fields it fills is the call's matter.
+type Reply struct {
+	Name string `json:"name"`
+	Size int64  `json:"size"`
+	Repr string `json:"repr"`
+	Data Hex    `json:"data"`
+}
+
+// Hex is bytes that travel in JSON as Python's bytes.hex writes them.
+type Hex []byte
+
+func (h Hex) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, h), nil }
+
+// UnmarshalText accepts what MarshalText returns.
+func (h *Hex) UnmarshalText(text []byte) (err error) {
+	*h, err = hex.AppendDecode(nil, text)
+	return err
+}
+
+// PythonError is an exception raised by what Python was asked to do.
+type PythonError struct {
+	Class   string `json:"error"`
+	Errno   int    `json:"errno"` // 0 unless it is an OSError
+	Message string `json:"message"`
+}
+
+func (e *PythonError) Error() string {
+	return fmt.Sprintf("%s: %s (errno %d)", e.Class, e.Message, e.Errno)
+}
+
+// StartPython runs program, the text of interop/python/peer.py, and waits until
+// it is ready.
+func StartPython(t testing.TB, py Python, program string) *PythonProcess {
+	t.Helper()
+	// It ends with the test, by Kill; a context would need one more owner.
+	p := &PythonProcess{StartCommand(t, py.Cmd(context.Background(), "-c", program)), py}
+	p.Line()
+	return p
+}
+
+// Call has Python do op. The error is a *PythonError.
+func (p *PythonProcess) Call(op string, args Args) (Reply, error) {
+	p.t.Helper()
+	request := maps.Clone(args)
+	if request == nil {
+		request = Args{}
+	}
+	request["op"] = op
+	line, err := json.Marshal(request)
+	if err != nil {
+		p.fatalf("%s: %v", op, err)
+	}
+	p.Send(string(line))
+	var answer struct {
+		Reply
+		PythonError
+	}
+	line = []byte(p.Line())
+	if err := json.Unmarshal(line, &answer); err != nil {
+		p.fatalf("%s: answered %q: %v", op, line, err)
+	}
+	if answer.Class != "" {
+		return Reply{}, &answer.PythonError
+	}
+	if name, ok := args["name"]; ok && name == nil {
+		Watch(answer.Name)
+	}
+	return answer.Reply, nil
+}
+
+// Must is Call for what has to succeed.
+func (p *PythonProcess) Must(op string, args Args) Reply {
+	p.t.Helper()
+	r, err := p.Call(op, args)
+	if err != nil {
+		p.fatalf("%s %v: %v", op, args, err)
+	}
+	return r
+}
+
+// Exit has Python end as a program ends, and waits until it and its resource
+// tracker, which acts after it, are gone. It returns what both wrote to
+// standard error.
+func (p *PythonProcess) Exit() (stderr string) {
+	p.t.Helper()
+	p.Must("exit", nil)
+	p.CloseInput()
+	// The tracker inherits standard error and nothing else of what we gave.
+	status, stderr := p.WaitAll()
+	if status != 0 {
+		p.fatalf("exit status %d", status)
+	}
+	return stderr
+}

@@ -1,0 +1,11 @@
+// Package python carries the Python half of the interoperation tests, so that
+// the tests of any package find it wherever they run.
+package python
+
+import _ "embed"
+
+// Peer is peer.py: a program for python -c that does what it is told, line by
+// line, with plain multiprocessing.shared_memory.
+//
+//go:embed peer.py
+var Peer string
