@@ -215,6 +215,14 @@ func (p *Process) Stderr() string {
 // fatalf fails the test with what the process had to say.
 func (p *Process) fatalf(format string, args ...any) {
 	p.t.Helper()
+	select {
+	case <-p.exited: // its last words may still be on their way
+		select {
+		case <-p.silent:
+		case <-time.After(time.Second):
+		}
+	default:
+	}
 	p.t.Fatalf("%s: %s\n%s", p.what, fmt.Sprintf(format, args...), p.Stderr())
 }
 
@@ -293,7 +301,6 @@ func (p *Process) dump() {
 	if p.Cmd.Process.Signal(syscall.SIGQUIT) == nil {
 		select {
 		case <-p.exited:
-			<-p.silent
 		case <-time.After(2 * time.Second):
 		}
 	}

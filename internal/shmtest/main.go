@@ -22,8 +22,8 @@
 //	}
 //
 // It stands on the standard library alone and has no files for one system: on
-// Linux it learns from /proc and /dev/shm what there is, elsewhere, where no
-// system tells, it checks less.
+// Linux it learns from /proc and /dev/shm what there is; elsewhere, where the
+// system does not tell, only temporary files are checked.
 //
 // Environment: SHM_REQUIRE lists what must not be missing (see [Skip]), and
 // SHM_QEMU is the emulator to start helper processes with, for machines that
@@ -51,9 +51,9 @@ import (
 // judges: a process killed with -9 leaves its lease until somebody sweeps.
 var Sweep func()
 
-// Lasting, if set, tells by its arguments that a process started by this one
-// stays, by design, until this one is gone, and is no leak.
-var Lasting func(argv []string) bool
+// lasting is argv[0] of the one process that may stay: the clean-up process of
+// Tracked blocks, which lives as long as the process that started it.
+const lasting = "shm-cleaner"
 
 // settle is how long whatever is going away may take to be gone. Other
 // packages' tests run beside us; what they leave for a moment is not there in
@@ -297,7 +297,7 @@ func addProcesses(left map[string]string, prefix string) {
 			continue
 		}
 		argv := strings.Split(strings.TrimSuffix(readFile(filepath.Join(dir, "cmdline")), "\x00"), "\x00")
-		if Lasting != nil && Lasting(argv) {
+		if child && argv[0] == lasting { // one whose starter is gone should be, too
 			continue
 		}
 		what := "running"

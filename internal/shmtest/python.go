@@ -15,6 +15,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	peer "github.com/sharedmem/shm/interop/python"
 )
 
 // Python is an interpreter of the machine.
@@ -217,8 +219,8 @@ func future(base Python) []Python {
 	return out
 }
 
-// PythonProcess is a running interop/python/peer.py, or a program with the
-// same way of talking. Its methods are for the test's goroutine.
+// PythonProcess is a running interop/python/peer.py. Its methods are for the
+// test's goroutine.
 type PythonProcess struct {
 	*Process
 	Python Python
@@ -257,12 +259,11 @@ func (e *PythonError) Error() string {
 	return fmt.Sprintf("%s: %s (errno %d)", e.Class, e.Message, e.Errno)
 }
 
-// StartPython runs program, the text of interop/python/peer.py, and waits until
-// it is ready.
-func StartPython(t testing.TB, py Python, program string) *PythonProcess {
+// StartPython runs interop/python/peer.py and waits until it is ready.
+func StartPython(t testing.TB, py Python) *PythonProcess {
 	t.Helper()
 	// It ends with the test, by Kill; a context would need one more owner.
-	p := &PythonProcess{StartCommand(t, py.Cmd(context.Background(), "-c", program)), py}
+	p := &PythonProcess{StartCommand(t, py.Cmd(context.Background(), "-c", peer.Peer)), py}
 	p.Line()
 	return p
 }

@@ -7,8 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/sharedmem/shm/interop/python"
 )
 
 func TestPythons(t *testing.T) {
@@ -54,7 +52,7 @@ func TestPeer(t *testing.T) {
 	for _, py := range Pythons(t) {
 		t.Run(py.Version, func(t *testing.T) {
 			t.Parallel()
-			a, b := StartPython(t, py, python.Peer), StartPython(t, py, python.Peer)
+			a, b := StartPython(t, py), StartPython(t, py)
 			made := a.Must("create", Args{"name": nil, "size": 10})
 			if made.Name == "" || made.Repr != fmt.Sprintf("SharedMemory('%s', size=%d)", made.Name, made.Size) {
 				t.Errorf("created %+v", made)

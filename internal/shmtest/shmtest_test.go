@@ -119,8 +119,8 @@ func TestProcess(t *testing.T) {
 
 	p = Start(t, "await")
 	p.Send("stop")
-	if status := p.Wait(); status != 3 || !strings.Contains(p.Stderr(), `got "stop"`) {
-		t.Errorf("with the wrong input: status %d, %s", status, p.Stderr())
+	if status, stderr := p.WaitAll(); status != 3 || !strings.Contains(stderr, `got "stop"`) {
+		t.Errorf("with the wrong input: status %d, %s", status, stderr)
 	}
 
 	p = Start(t, "await")
@@ -130,8 +130,8 @@ func TestProcess(t *testing.T) {
 	}
 
 	p = Start(t, "no such helper")
-	if status := p.Wait(); status != 2 || !strings.Contains(p.Stderr(), "no helper named") {
-		t.Errorf("unknown helper: status %d, %s", status, p.Stderr())
+	if status, stderr := p.WaitAll(); status != 2 || !strings.Contains(stderr, "no helper named") {
+		t.Errorf("unknown helper: status %d, %s", status, stderr)
 	}
 }
 
