@@ -125,7 +125,11 @@ func candidates() []Python {
 		more, _ := filepath.Glob(pattern)
 		dirs = append(dirs, more...)
 	}
-	name := regexp.MustCompile(`^python(3|3\.\d+)?(\.exe)?$`)
+	name := regexp.MustCompile(`^python(3|3\.\d+)?$`)
+	if runtime.GOOS == "windows" {
+		// Strict, since Wine would start the host's pythons.
+		name = regexp.MustCompile(`^python(3|3\.\d+)?\.exe$`)
+	}
 	seen := map[string]bool{}
 	var out []Python
 	for _, dir := range dirs {
