@@ -84,13 +84,6 @@ type Lease struct {
 	spent time.Time
 	timer *time.Timer
 	tell  func(dir string, id uint64)
-	slots map[blockKey]*Slot
-}
-
-// blockKey has the name too, as not every system knows identities.
-type blockKey struct {
-	name string
-	id   mem.ID
 }
 
 // incarnation is the lease file itself. A lease with nothing in it loses its
@@ -119,7 +112,7 @@ func For(dir string) *Lease {
 	l := leases[dir]
 	first := l == nil
 	if first {
-		l = &Lease{dir: dir, spare: maxSpare, slots: map[blockKey]*Slot{}}
+		l = &Lease{dir: dir, spare: maxSpare}
 		leases[dir] = l
 	}
 	leasesMu.Unlock()
@@ -129,14 +122,6 @@ func For(dir string) *Lease {
 		_, _ = Sweep(dir)
 	}
 	return l
-}
-
-// lookup returns the lease that For made, if it did.
-func lookup(dir string) *Lease {
-	dir = absolute(dir)
-	leasesMu.Lock()
-	defer leasesMu.Unlock()
-	return leases[dir]
 }
 
 // absolute makes dir good for a process whose working directory changes.
@@ -161,6 +146,13 @@ func (l *Lease) OnIncarnation(f func(dir string, id uint64)) {
 	}
 }
 
+// Is tells whether id is that of this process's lease file.
+func (l *Lease) Is(id uint64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.inc != nil && l.inc.id == id
+}
+
 // open makes sure that there is a lease file. Call with l.mu held.
 func (l *Lease) open() error {
 	if l.inc != nil {
@@ -181,7 +173,7 @@ func (l *Lease) make() error {
 		return err
 	}
 	id := newID()
-	o, err := mem.New(dir, hidden(kindLease, id, 0), hidden(kindNew, id, 0), firstSize, 0o600, 0)
+	o, err := mem.New(dir, hidden(kindLease, id, 0), func() (string, error) { return hidden(kindNew, id, 0), nil }, firstSize, 0o600, 0)
 	if err != nil {
 		return err
 	}
@@ -250,11 +242,7 @@ type Slot struct {
 	l   *Lease
 	inc *incarnation
 	n   int // -1 once forgotten
-	rec Record
 }
-
-// Record returns what the journal says of the block.
-func (s *Slot) Record() Record { return s.rec }
 
 // Record puts a block into the journal. From then on its name will be removed
 // when this process dies, if it is still this block's.
@@ -282,9 +270,7 @@ func (l *Lease) Record(rec Record) (*Slot, error) {
 	}
 	inc.live++
 	putRecord(inc.slot(n), rec)
-	s := &Slot{l: l, inc: inc, n: n, rec: rec}
-	l.slots[blockKey{rec.Name, rec.ID}] = s
-	return s, nil
+	return &Slot{l: l, inc: inc, n: n}, nil
 }
 
 // grow makes room for slot n. The mapping may move: nobody else in this
@@ -335,9 +321,6 @@ func (s *Slot) Forget() {
 	crash.Point("forget:freed")
 	s.inc.free = append(s.inc.free, s.n)
 	s.n = -1
-	if key := (blockKey{s.rec.Name, s.rec.ID}); s.l.slots[key] == s {
-		delete(s.l.slots, key)
-	}
 	s.l.release(s.inc)
 }
 
@@ -392,16 +375,4 @@ func (l *Lease) drop() {
 	crash.Point("lease:unlinked")
 	_ = mem.Unmap(inc.bytes)
 	_ = inc.obj.Close()
-}
-
-// Find returns this process's slot for the block id under name in dir, nil if
-// this process does not own it.
-func Find(dir, name string, id mem.ID) *Slot {
-	l := lookup(dir)
-	if l == nil {
-		return nil
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.slots[blockKey{name, id}]
 }

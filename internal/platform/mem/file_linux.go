@@ -15,16 +15,28 @@ const SystemDir = "/dev/shm"
 // NameMax is the longest name in bytes.
 const NameMax = 255
 
+// AutoPrefix begins the names that are made up.
+const AutoPrefix = "psm_"
+
+// BadName says what this system, beyond the rules of all, has against a name.
+func BadName(string) string { return "" }
+
+// BadOptions says which wish cannot be fulfilled on this system.
+func BadOptions(dir string, keepName, persistent bool) error { return nil }
+
 // On Linux the system's place is a directory like any other.
 const systemIsDir = true
 
 const mapNoReserve = unix.MAP_NORESERVE
 
 func newSystem(string, int64, uint32, int) (*Object, error) { panic("unreachable") }
-func openSystem(string, bool) (*Object, error)              { panic("unreachable") }
-func lookupSystem(string) (Stat, error)                     { panic("unreachable") }
-func removeSystem(string, ID) (bool, error)                 { panic("unreachable") }
-func unlinkSystem(string) error                             { panic("unreachable") }
+func newFilled(string, string, func() (string, error), []byte, uint32, int) (*Object, error) {
+	panic("unreachable")
+}
+func openSystem(string, bool) (*Object, error) { panic("unreachable") }
+func lookupSystem(string) (Stat, error)        { panic("unreachable") }
+func removeSystem(string, ID) (bool, error)    { panic("unreachable") }
+func unlinkSystem(string) error                { panic("unreachable") }
 
 // LeaseDir is the directory in which the leases of dir's owners lie: dir
 // itself, so that whoever shares the blocks, a container say, shares the
@@ -37,7 +49,7 @@ var noTmpfile, noEmptyPath atomic.Bool
 
 // openUnnamed makes a file without a name in dir, or failing that one with the
 // hidden name temp, which it returns.
-func openUnnamed(dir, temp string, mode uint32) (int, string, error) {
+func openUnnamed(dir string, temp func() (string, error), mode uint32) (int, string, error) {
 	if !noTmpfile.Load() && !forceHidden {
 		fd, err := open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, mode)
 		if err == nil {
@@ -132,6 +144,11 @@ const mark = "user.shm.lifetime"
 // Mark leaves text on the object, for [LookupMark]. It is a courtesy that not
 // every file system offers: no error.
 func (o *Object) Mark(text string) { _ = unix.Fsetxattr(o.fd, mark, []byte(text), 0) }
+
+// MarkName does the same for the object that has the name.
+func MarkName(dir, name, text string) {
+	_ = unix.Lsetxattr(path(resolve(dir), name), mark, []byte(text), 0)
+}
 
 // LookupMark returns what Mark left, "" if nothing.
 func LookupMark(dir, name string) string {

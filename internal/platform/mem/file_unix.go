@@ -27,11 +27,13 @@ type Object struct {
 
 // New makes an object of size bytes, reserved unless flags has Sparse, with
 // exactly the permission bits of mode. It has no name that others see, except
-// where the system cannot do that (see Named). temp is a hidden name that New
-// may use on the way; whoever finds it left over may remove it.
+// where the system cannot do that (see Named). temp gives a hidden name that New
+// may ask for on the way, where the system needs one; whoever finds it left over
+// may remove it. With size 0 the object is to be filled through Grow and File,
+// and given its size by Truncate.
 //
 // Errors: NoSpaceError; fs.ErrExist where the name is given at once.
-func New(dir, name, temp string, size int64, mode uint32, flags int) (*Object, error) {
+func New(dir, name string, temp func() (string, error), size int64, mode uint32, flags int) (*Object, error) {
 	if dir == "" && !systemIsDir {
 		return newSystem(name, size, mode, flags)
 	}
@@ -214,6 +216,92 @@ func LinkFrom(dir, from, to string) error {
 	return link(path(resolve(dir), from), path(resolve(dir), to))
 }
 
+// Keep returns the handle that must stay open as long as the object is in use:
+// none on Unix.
+func (o *Object) Keep() *os.File { return nil }
+
+// UnlinkIsNothing tells that names cannot be taken away, and that objects go
+// with their last handle.
+const UnlinkIsNothing = false
+
+// NewFrom is New for an object that holds, and is as long as, what r has.
+func NewFrom(dir, name string, temp func() (string, error), r io.Reader, mode uint32, flags int) (*Object, error) {
+	if dir == "" && !systemIsDir {
+		b, err := io.ReadAll(r) // an object's size must be known there beforehand
+		if err != nil {
+			return nil, err
+		}
+		return newFilled(dir, name, temp, b, mode, flags)
+	}
+	o, err := New(dir, name, temp, 0, mode, flags&^Sparse)
+	if err != nil {
+		return nil, err
+	}
+	size, err := o.fill(r)
+	if err == nil {
+		if size == 0 {
+			err = ErrEmpty
+		} else {
+			err = o.Truncate(size)
+		}
+	}
+	if err != nil {
+		o.Discard()
+		return nil, err
+	}
+	o.flags = flags
+	return o, nil
+}
+
+// fill copies r into the object, which grows in pieces, each reserved before it
+// is written: so running out is an error and not a signal.
+func (o *Object) fill(r io.Reader) (size int64, err error) {
+	f, err := o.File("shm")
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	step := int64(fillStep)
+	if file, ok := r.(*os.File); ok {
+		// All of a regular file is asked for at once.
+		if fi, err := file.Stat(); err == nil && fi.Mode().IsRegular() {
+			if at, err := file.Seek(0, io.SeekCurrent); err == nil && fi.Size() > at {
+				step = fi.Size() - at
+			}
+		}
+	}
+	if err := o.Grow(0, step); err != nil {
+		return 0, err
+	}
+	for {
+		// With a file at both ends this is copy_file_range or splice.
+		n, err := io.Copy(f, io.LimitReader(r, step))
+		size += n
+		if err != nil || n < step {
+			return size, err
+		}
+		// Is there more? Asked before more is reserved, which might be refused.
+		var next [1]byte
+		if _, err := io.ReadFull(r, next[:]); err != nil {
+			if err == io.EOF {
+				err = nil
+			}
+			return size, err
+		}
+		step = fillStep
+		if err := o.Grow(size, size+step); err != nil {
+			return size, err
+		}
+		if _, err := f.Write(next[:]); err != nil {
+			return size, err
+		}
+		size++
+	}
+}
+
+// fillStep is how much of a stream of unknown length is reserved at a time.
+const fillStep = 16 << 20
+
 // Map maps the whole object. The mapping outlives Close.
 //
 // Prefault asks for every page now; NoSpaceError if there is no memory for
@@ -364,20 +452,26 @@ func entries(dir string, hidden bool, each func(Stat) bool) error {
 // maps, since the object may be made smaller meanwhile.
 func (o *Object) ReadAll(limit int64) ([]byte, error) {
 	b := make([]byte, min(o.Size, limit))
-	for n := 0; n < len(b); {
-		m, err := unix.Pread(o.fd, b[n:], int64(n))
+	n, err := o.ReadAt(b, 0)
+	return b[:n], err
+}
+
+// ReadAt reads into b from off on, less than asked for at the end.
+func (o *Object) ReadAt(b []byte, off int64) (n int, err error) {
+	for n < len(b) {
+		m, err := unix.Pread(o.fd, b[n:], off+int64(n))
 		if err == unix.EINTR {
 			continue
 		}
 		if err != nil {
-			return nil, os.NewSyscallError("read", err)
+			return n, os.NewSyscallError("read", err)
 		}
 		if m == 0 {
-			return b[:n], nil
+			break
 		}
 		n += m
 	}
-	return b, nil
+	return n, nil
 }
 
 // WriteAt writes all of b at off.
@@ -461,9 +555,13 @@ func writeZeros(fd int, from, size int64) error {
 
 // openHidden makes an object under a hidden name, for where no object can be
 // made without one.
-func openHidden(dir, temp string, mode uint32) (int, string, error) {
-	fd, err := open(path(dir, temp), unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, mode)
-	return fd, temp, err
+func openHidden(dir string, temp func() (string, error), mode uint32) (int, string, error) {
+	name, err := temp()
+	if err != nil {
+		return -1, "", err
+	}
+	fd, err := open(path(dir, name), unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, mode)
+	return fd, name, err
 }
 
 func procFD(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }

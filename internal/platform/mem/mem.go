@@ -89,3 +89,7 @@ var ErrEmpty = errors.New("the block is empty: its creator has not given it a si
 // Prefix begins every hidden name of ours: leases, second links, parked
 // removals. No block may have such a name.
 const Prefix = ".shm-"
+
+// SizeMax is the largest size that can be mapped at all: half of a 47-bit
+// address space, or what an int holds on 32-bit machines.
+const SizeMax = int64(1)<<31 - 1 + (int64(1)<<46-int64(1)<<31+1)*int64(^uint(0)>>63)

@@ -1,0 +1,315 @@
+package shm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/sharedmem/shm/internal/crash"
+	"github.com/sharedmem/shm/internal/lease"
+	"github.com/sharedmem/shm/internal/platform/mem"
+	"github.com/sharedmem/shm/internal/tracker"
+)
+
+// Create makes a block of size bytes, all zero, and maps it. With name "" it
+// finds a fresh one: "psm_" ("wnsm_" on Windows) and 8 hex digits.
+//
+// The memory is reserved now, so that a full /dev/shm or a cgroup's limit is
+// ErrNoSpace here and not a SIGBUS later; see CreateOptions.Sparse. The block
+// appears under its name only when it is complete. If Create fails, nothing is
+// left of it.
+//
+// The first Create of a process in a directory also removes the blocks of dead
+// owners there.
+//
+// Errors: ErrName, ErrSize, ErrNoSpace, fs.ErrExist, fs.ErrPermission,
+// errors.ErrUnsupported.
+func Create(name string, size int, opts *CreateOptions) (*Block, error) {
+	b, err := create("create", name, opts, sized(size), nil)
+	return b, err
+}
+
+// CreateFrom makes a block that holds what r has until its end, and is exactly
+// that long. From an *os.File the bytes are moved by the kernel where it can.
+//
+// Errors: those of Create, ErrSize if r is empty, and r's own.
+func CreateFrom(name string, r io.Reader, opts *CreateOptions) (*Block, error) {
+	return create("create", name, opts, filled(r), nil)
+}
+
+// OpenOrCreate opens the block if it exists and creates it otherwise, whoever
+// else tries the same at the same time. init, if not nil, is called in the
+// process that creates it, on the new block, before its name appears: no other
+// process sees it half made. (On macOS and Windows processes of this library
+// wait for each other, others may see it early.) If init fails there is no
+// block, and the error wraps init's.
+//
+// Errors: those of Create and Open; ErrSize if the block exists but is smaller
+// than size.
+func OpenOrCreate(name string, size int, opts *CreateOptions, init func(*Block) error) (*Block, error) {
+	const op = "open or create"
+	o := options(opts)
+	if name == "" {
+		return create(op, name, &o, sized(size), init)
+	}
+	if err := checkSize(size); err != nil {
+		return nil, wrap(op, name, err)
+	}
+	for {
+		b, err := Open(name, &OpenOptions{Prefault: o.Prefault, Dir: o.Dir})
+		if errors.Is(err, mem.ErrEmpty) {
+			// Python makes a name before it gives it a size, some microseconds later.
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			b, err = Wait(ctx, name, &OpenOptions{Prefault: o.Prefault, Dir: o.Dir})
+			cancel()
+		}
+		switch {
+		case err == nil && b.size < size:
+			b.Close()
+			return nil, wrap(op, name, fmt.Errorf("%w: the block exists and has %d bytes, %d were asked for", ErrSize, b.size, size))
+		case !errors.Is(err, fs.ErrNotExist):
+			return b, err
+		}
+		if b, err = create(op, name, &o, sized(size), init); !errors.Is(err, fs.ErrExist) {
+			return b, err
+		}
+	}
+}
+
+// Anonymous makes a block without a name: nothing can be left behind. It
+// travels as a descriptor (File, FromFile) and lives as long as any process has
+// it open or mapped. It is sealed against resizing, so that no peer can turn
+// an access into a fault. Of opts only Sparse, Prefault and HugePages count.
+//
+// Errors: ErrSize, ErrNoSpace; errors.ErrUnsupported where the system has no
+// memory files.
+func Anonymous(size int, opts *CreateOptions) (*Block, error) {
+	const op = "create anonymous"
+	o := options(opts)
+	if err := checkSize(size); err != nil {
+		return nil, wrap(op, "", err)
+	}
+	obj, err := mem.Anonymous(int64(size), o.flags())
+	if err != nil {
+		return nil, wrap(op, "", err)
+	}
+	defer obj.Close()
+	return anonymous(op, obj, o.Prefault)
+}
+
+// FromFile maps the memory behind a descriptor that another process passed on:
+// an anonymous block, or any regular file. f remains the caller's and may be
+// closed. If f was opened for reading only, ask for ReadOnly.
+//
+// Errors: fs.ErrPermission, ErrSize for an empty file; errors.ErrUnsupported on
+// Windows.
+func FromFile(f *os.File, opts *OpenOptions) (*Block, error) {
+	const op = "open file"
+	var o OpenOptions
+	if opts != nil {
+		o = *opts
+	}
+	obj, err := mem.FromFile(f, o.ReadOnly)
+	if err != nil {
+		return nil, wrap(op, "", sizeOf(err))
+	}
+	defer obj.Close()
+	b, err := anonymous(op, obj, o.Prefault)
+	if err == nil {
+		b.readOnly = o.ReadOnly
+	}
+	return b, err
+}
+
+func anonymous(op string, obj *mem.Object, prefault bool) (*Block, error) {
+	p, err := obj.Map(prefault)
+	if err != nil {
+		return nil, wrap(op, "", err)
+	}
+	f, err := obj.File("shm")
+	if err != nil {
+		mem.Unmap(p)
+		return nil, wrap(op, "", err)
+	}
+	return &Block{size: len(p), id: obj.ID, mem: p, anonymous: true, file: f}, nil
+}
+
+// options copies what a caller gave, so that it does not change under us.
+func options(opts *CreateOptions) CreateOptions {
+	if opts == nil {
+		return CreateOptions{}
+	}
+	return *opts
+}
+
+func (o *CreateOptions) flags() (flags int) {
+	if o.Sparse {
+		flags |= mem.Sparse
+	}
+	if o.HugePages {
+		flags |= mem.HugePages
+	}
+	return flags
+}
+
+func (o *CreateOptions) check() error {
+	switch {
+	case o.Mode&^fs.ModePerm != 0:
+		return fmt.Errorf("mode %v has more than permission bits: %w", o.Mode, errors.ErrUnsupported)
+	case o.Lifetime < Owned || o.Lifetime > Persistent:
+		return fmt.Errorf("%v: %w", o.Lifetime, errors.ErrUnsupported)
+	case o.KeepName && o.Lifetime == Persistent:
+		return fmt.Errorf("KeepName needs an owner to keep it, a persistent block has none: %w", errors.ErrUnsupported)
+	}
+	return mem.BadOptions(o.Dir, o.KeepName, o.Lifetime == Persistent)
+}
+
+// A maker makes the memory of a new block, before it has a name.
+type maker func(name string, o *CreateOptions, temp func() (string, error)) (*mem.Object, error)
+
+func sized(size int) maker {
+	return func(name string, o *CreateOptions, temp func() (string, error)) (*mem.Object, error) {
+		if err := checkSize(size); err != nil {
+			return nil, err
+		}
+		return mem.New(o.Dir, name, temp, int64(size), uint32(o.Mode), o.flags())
+	}
+}
+
+// create is the one way in which a named block comes into being.
+func create(op, name string, opts *CreateOptions, mk maker, init func(*Block) error) (_ *Block, err error) {
+	given := name
+	defer func() { err = wrap(op, given, err) }()
+	o := options(opts)
+	if err := o.check(); err != nil {
+		return nil, err
+	}
+	if o.Mode == 0 {
+		o.Mode = 0o600
+	}
+	if name != "" {
+		if name, err = cleanName(name); err != nil {
+			return nil, err
+		}
+		given = name
+	}
+	own := lease.For(o.Dir)
+	if o.Replace {
+		if _, err := lease.Sweep(o.Dir); err != nil {
+			return nil, err
+		}
+	}
+	if name != "" {
+		// Looking first spares the work and gives the better error; who comes in
+		// between is found out when the name is given.
+		if _, err := mem.Lookup(o.Dir, name); !errors.Is(err, fs.ErrNotExist) {
+			return nil, taken(o.Dir, err)
+		}
+	}
+	if o.Lifetime == Tracked {
+		if err := tracker.Watch(own); err != nil {
+			return nil, err
+		}
+	}
+	release := func() {}
+	defer func() { release() }()
+	temp := func() (name string, err error) {
+		name, release, err = own.Temp()
+		return name, err
+	}
+	for {
+		try := name
+		if try == "" {
+			try = freshName()
+		}
+		b, err := build(try, &o, mk, temp, init, own)
+		if name == "" && errors.Is(err, errTaken) {
+			continue
+		}
+		return b, err
+	}
+}
+
+// errTaken is fs.ErrExist, but not one that init returned.
+var errTaken = fmt.Errorf("the name is taken: %w", fs.ErrExist)
+
+func taken(dir string, err error) error {
+	if err == nil || errors.Is(err, mem.ErrNotRegular) {
+		return errTaken
+	}
+	return err
+}
+
+// build makes one block and gives it its name. Whatever fails or panics,
+// nothing is left.
+func build(name string, o *CreateOptions, mk maker, temp func() (string, error), init func(*Block) error, own *lease.Lease) (_ *Block, err error) {
+	obj, err := mk(name, o, temp)
+	if err != nil {
+		if errors.Is(err, fs.ErrExist) {
+			err = errTaken
+		}
+		return nil, err
+	}
+	crash.Point("create:reserved")
+	var b *Block
+	done := false
+	defer func() {
+		if done {
+			obj.Close()
+			return
+		}
+		obj.Discard()
+		if b != nil {
+			b.Close()
+		}
+	}()
+	p, err := obj.Map(o.Prefault)
+	if err != nil {
+		return nil, err
+	}
+	b = &Block{name: name, dir: o.Dir, size: len(p), id: obj.ID, mem: p}
+	if init != nil {
+		if err := init(b); err != nil {
+			return nil, fmt.Errorf("init: %w", err)
+		}
+	}
+	if o.Lifetime == Persistent {
+		obj.Mark(Persistent.String())
+		if err := publish(obj, name); err != nil {
+			return nil, err
+		}
+	} else if err := publishOwned(b, obj, o, own); err != nil {
+		return nil, err
+	}
+	crash.Point("create:published")
+	b.keep(obj)
+	done = true
+	return b, nil
+}
+
+func publish(obj *mem.Object, name string) error {
+	err := obj.Publish(name)
+	if errors.Is(err, fs.ErrExist) {
+		return errTaken
+	}
+	return err
+}
+
+// filled makes an object of what r holds.
+func filled(r io.Reader) maker {
+	return func(name string, o *CreateOptions, temp func() (string, error)) (*mem.Object, error) {
+		return mem.NewFrom(o.Dir, name, temp, r, uint32(o.Mode), o.flags())
+	}
+}
+
+// sizeOf makes the errors about empty objects errors about size.
+func sizeOf(err error) error {
+	if errors.Is(err, mem.ErrEmpty) {
+		return fmt.Errorf("%w: %w", ErrSize, err)
+	}
+	return err
+}

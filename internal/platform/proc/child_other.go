@@ -1,0 +1,12 @@
+//go:build !linux
+
+package proc
+
+import "os"
+
+// Executable returns the path of this program.
+func Executable() (string, error) { return os.Executable() }
+
+// CloseFrom does nothing: no system but Linux lets us close what we do not
+// know without breaking its own run-time's descriptors.
+func CloseFrom(int) {}

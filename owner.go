@@ -1,0 +1,299 @@
+package shm
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/sharedmem/shm/internal/crash"
+	"github.com/sharedmem/shm/internal/lease"
+	"github.com/sharedmem/shm/internal/platform/mem"
+)
+
+// ErrOwned says that a living process owns the block.
+var ErrOwned = errors.New("a living process owns the block")
+
+// ownership is what this process has of a block that it owns. It outlives the
+// Block's Close.
+type ownership struct {
+	slot *lease.Slot
+	keep *keeper // nil unless the name is kept
+}
+
+// owned finds ownerships by name and identity: of a Block, or of a name to be
+// unlinked.
+var owned = struct {
+	sync.Mutex
+	m map[ownedKey]*ownership
+}{m: map[ownedKey]*ownership{}}
+
+type ownedKey struct {
+	dir, name string
+	id        mem.ID
+}
+
+func keyOf(dir, name string, id mem.ID) ownedKey {
+	if dir != "" {
+		if abs, err := filepath.Abs(dir); err == nil {
+			dir = abs
+		}
+	}
+	return ownedKey{dir, name, id}
+}
+
+// take removes and returns the ownership, nil if there is none.
+func take(k ownedKey) *ownership {
+	owned.Lock()
+	defer owned.Unlock()
+	own := owned.m[k]
+	delete(owned.m, k)
+	return own
+}
+
+// publishOwned gives obj its name with this process as its owner: the journal
+// comes first, then the second link, then the name.
+func publishOwned(b *Block, obj *mem.Object, o *CreateOptions, l *lease.Lease) error {
+	own := &ownership{}
+	var err error
+	own.slot, err = l.Record(lease.Record{Name: b.name, ID: b.id, Tracked: o.Lifetime == Tracked, Keep: o.KeepName})
+	if err != nil {
+		return err
+	}
+	if o.KeepName {
+		if own.keep, err = keepName(o.Dir, b.name, b.id, obj, own.slot.Keep()); err != nil {
+			own.slot.Forget()
+			return err
+		}
+		crash.Point("create:kept")
+	}
+	if err := publish(obj, b.name); err != nil {
+		own.drop()
+		return err
+	}
+	if own.keep != nil {
+		own.keep.start()
+	}
+	owned.Lock()
+	owned.m[keyOf(b.dir, b.name, b.id)] = own
+	owned.Unlock()
+	return nil
+}
+
+// drop ends the ownership and leaves the block's name alone.
+func (own *ownership) drop() {
+	if own.keep != nil {
+		own.keep.stop()
+	}
+	own.slot.Forget()
+}
+
+// keeper restores a name that somebody else unlinks, from a second link.
+type keeper struct {
+	dir, name, hidden string
+	id                mem.ID
+	watch             *mem.Watcher
+	running           bool
+	quit, done        chan struct{}
+}
+
+func keepName(dir, name string, id mem.ID, obj *mem.Object, hidden string) (*keeper, error) {
+	w, err := mem.Watch(dir, name, mem.Vanishes)
+	if err != nil {
+		return nil, fmt.Errorf("KeepName cannot watch the name: %w", err)
+	}
+	if err := obj.Link(hidden); err != nil {
+		w.Stop()
+		return nil, fmt.Errorf("KeepName: %w", err)
+	}
+	return &keeper{dir: dir, name: name, hidden: hidden, id: id, watch: w,
+		quit: make(chan struct{}), done: make(chan struct{})}, nil
+}
+
+func (k *keeper) start() {
+	k.running = true
+	go func() {
+		defer close(k.done)
+		for {
+			select {
+			case <-k.quit:
+				return
+			case <-k.watch.C:
+			}
+			crash.Point("keep:vanished")
+			// If another block has the name by now, it may keep it: its end will
+			// wake us again.
+			_ = mem.LinkFrom(k.dir, k.hidden, k.name)
+		}
+	}()
+}
+
+// stop returns when the name will not be restored any more.
+func (k *keeper) stop() {
+	close(k.quit)
+	if k.running {
+		<-k.done
+	}
+	k.watch.Stop()
+	_ = mem.Unlink(k.dir, k.hidden)
+	crash.Point("unlink:unkept")
+}
+
+// Unlink takes the block's name away, if it is still this block's; whoever has
+// it open keeps the memory until Close. Any process that opened the block may
+// call it, before or after Close. A name that its owner keeps (KeepName) comes
+// back, unless the caller is the owner.
+//
+// Errors: fs.ErrNotExist if the name is gone or has passed to another block,
+// fs.ErrPermission; errors.ErrUnsupported for an anonymous block. On Windows
+// it does nothing and returns nil: a block goes with its last handle.
+func (b *Block) Unlink() error {
+	const op = "unlink"
+	if b.anonymous {
+		return wrap(op, "", errAnonymous)
+	}
+	if mem.UnlinkIsNothing {
+		return nil
+	}
+	own := take(keyOf(b.dir, b.name, b.id))
+	parking := ""
+	if own != nil {
+		parking = own.slot.Parking()
+		if own.keep != nil {
+			own.keep.stop()
+		}
+	} else {
+		parking = lease.Parking()
+	}
+	removed, err := mem.Remove(b.dir, b.name, b.id, parking)
+	crash.Point("unlink:removed")
+	if own != nil {
+		own.slot.Forget()
+	}
+	if err == nil && !removed {
+		err = fs.ErrNotExist
+	}
+	return wrap(op, b.name, err)
+}
+
+// Disown gives the block up: nobody owns it then, and it stays until somebody
+// adopts or unlinks it, as a Persistent one does. It may be called after Close.
+// A child that has created a result disowns it and tells its parent the name,
+// who adopts it.
+//
+// Errors: ErrOwned if another process owns it; fs.ErrNotExist if the name is
+// gone; errors.ErrUnsupported for an anonymous block. Disowning what nobody
+// owns does nothing.
+func (b *Block) Disown() error {
+	const op = "disown"
+	if b.anonymous {
+		return wrap(op, "", errAnonymous)
+	}
+	s, err := b.lookup()
+	if err != nil {
+		return wrap(op, b.name, err)
+	}
+	if own := take(keyOf(b.dir, b.name, b.id)); own != nil {
+		mem.MarkName(b.dir, b.name, Persistent.String())
+		own.drop()
+		crash.Point("disown:forgotten")
+		return nil
+	}
+	_, err = b.livingOwner(s)
+	return wrap(op, b.name, err)
+}
+
+// Adopt makes this process the block's owner, as if it had created it with
+// Lifetime Owned. It may be called after Close, and for any block of this
+// user's that no living process of this library owns, one of Python's among
+// them. Adopting what this process owns already does nothing.
+//
+// Errors: ErrOwned; fs.ErrNotExist if the name is gone or another block's;
+// fs.ErrPermission for another user's block; errors.ErrUnsupported for an
+// anonymous block.
+func (b *Block) Adopt() error {
+	const op = "adopt"
+	if b.anonymous {
+		return wrap(op, "", errAnonymous)
+	}
+	return wrap(op, b.name, b.adopt())
+}
+
+func (b *Block) adopt() error {
+	if mem.UnlinkIsNothing {
+		return nil // every holder keeps the block alive
+	}
+	k := keyOf(b.dir, b.name, b.id)
+	owned.Lock()
+	mine := owned.m[k] != nil
+	owned.Unlock()
+	if mine {
+		return nil
+	}
+	if s, err := b.lookup(); err != nil {
+		return err
+	} else if euid := os.Geteuid(); s.UID != euid && euid != 0 && s.UID >= 0 {
+		return fmt.Errorf("it is the user's with ID %d: %w", s.UID, fs.ErrPermission)
+	}
+	// Two processes that adopt at once must not both succeed: one of them gets
+	// the lock on the block's memory. It is held for some microseconds only.
+	obj, err := mem.Reopen(b.dir, b.name, b.id, false)
+	if err != nil {
+		return err
+	}
+	defer obj.Close()
+	if ok, err := obj.Lock(); err != nil {
+		return err
+	} else if !ok {
+		return fmt.Errorf("%w: another one is adopting it", ErrOwned)
+	}
+	if mine, err := b.livingOwner(obj.Stat); err != nil || mine {
+		return err
+	}
+	slot, err := lease.For(b.dir).Record(lease.Record{Name: b.name, ID: b.id})
+	if err != nil {
+		return err
+	}
+	crash.Point("adopt:recorded")
+	// A dead owner's journal may still name it, and its sweeper be at work.
+	err = lease.Disclaim(b.dir, b.id)
+	if err == nil {
+		_, err = b.lookup()
+	}
+	if err != nil {
+		slot.Forget()
+		return err
+	}
+	owned.Lock()
+	owned.m[k] = &ownership{slot: slot}
+	owned.Unlock()
+	return nil
+}
+
+// lookup finds the block under its name; fs.ErrNotExist if it is not there.
+func (b *Block) lookup() (mem.Stat, error) {
+	s, err := mem.Lookup(b.dir, b.name)
+	if err == nil && s.ID != b.id {
+		err = fmt.Errorf("the name is another block's now: %w", fs.ErrNotExist)
+	}
+	return s, err
+}
+
+// livingOwner returns ErrOwned if another living process owns the block, and
+// whether this one does.
+func (b *Block) livingOwner(s mem.Stat) (mine bool, err error) {
+	owners, err := lease.ReadOwners(b.dir)
+	if err != nil {
+		return false, err
+	}
+	own, ok := owners.Of(s)
+	if !ok || !own.Alive {
+		return false, nil
+	}
+	if lease.For(b.dir).Is(own.Header.ID) {
+		return true, nil
+	}
+	return false, fmt.Errorf("%w: PID %d", ErrOwned, own.PID)
+}
