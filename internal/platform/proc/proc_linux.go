@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"sync"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // PIDNamespace returns the inode number of this process's PID namespace, which
@@ -71,4 +73,22 @@ func Dir(pid int, dir string) (string, error) {
 		}
 	}
 	return path, nil
+}
+
+// Device returns the number of the file system that path is on, as Key has it.
+func Device(path string) (uint64, error) {
+	var st unix.Statx_t
+	if err := statx(unix.AT_FDCWD, path, &st); err != nil {
+		return 0, &fs.PathError{Op: "stat", Path: path, Err: err}
+	}
+	return mkdev(uint64(st.Dev_major), uint64(st.Dev_minor)), nil
+}
+
+// InContainer says whether this process is in another PID namespace than the
+// first one, and so sees only some of the machine's processes.
+func InContainer() bool {
+	// PROC_PID_INIT_INO, part of the kernel's interface since 3.8.
+	const first = 0xEFFFFFFC
+	ns := PIDNamespace()
+	return ns != 0 && ns != first
 }

@@ -25,3 +25,9 @@ func Scan(want func(Key) bool) (*Snapshot, error) { return nil, errUnsupported }
 
 // Claim is not supported here.
 func Claim(path string) (*os.File, error) { return nil, errUnsupported }
+
+// Device is not supported here.
+func Device(path string) (uint64, error) { return 0, errUnsupported }
+
+// InContainer returns false: who has no PID namespaces sees all processes.
+func InContainer() bool { return false }
