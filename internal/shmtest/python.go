@@ -268,6 +268,7 @@ func StartPython(t testing.TB, py Python) *PythonProcess {
 	t.Helper()
 	// It ends with the test, by Kill; a context would need one more owner.
 	p := &PythonProcess{StartCommand(t, py.Cmd(context.Background(), "-c", peer.Peer)), py}
+	p.what = py.String() // the command line is a whole program
 	p.Line()
 	return p
 }
