@@ -169,15 +169,18 @@ func (o *CreateOptions) check() error {
 }
 
 // A maker makes the memory of a new block, before it has a name.
-type maker func(name string, o *CreateOptions, temp func() (string, error)) (*mem.Object, error)
+type maker struct {
+	make   func(name string, o *CreateOptions, temp func() (string, error)) (*mem.Object, error)
+	costly bool // takes much longer than asking whether the name is taken
+}
 
 func sized(size int) maker {
-	return func(name string, o *CreateOptions, temp func() (string, error)) (*mem.Object, error) {
+	return maker{func(name string, o *CreateOptions, temp func() (string, error)) (*mem.Object, error) {
 		if err := checkSize(size); err != nil {
 			return nil, err
 		}
 		return mem.New(o.Dir, name, temp, int64(size), uint32(o.Mode), o.flags())
-	}
+	}, size >= 1<<20}
 }
 
 // create is the one way in which a named block comes into being.
@@ -203,9 +206,9 @@ func create(op, name string, opts *CreateOptions, mk maker, init func(*Block) er
 			return nil, err
 		}
 	}
-	if name != "" {
-		// Looking first spares the work and gives the better error; who comes in
-		// between is found out when the name is given.
+	if name != "" && mk.costly {
+		// Looking first spares the work; whoever comes in between is found out
+		// when the name is given.
 		if _, err := mem.Lookup(o.Dir, name); !errors.Is(err, fs.ErrNotExist) {
 			return nil, taken(o.Dir, err)
 		}
@@ -247,7 +250,7 @@ func taken(dir string, err error) error {
 // build makes one block and gives it its name. Whatever fails or panics,
 // nothing is left.
 func build(name string, o *CreateOptions, mk maker, temp func() (string, error), init func(*Block) error, own *lease.Lease) (_ *Block, err error) {
-	obj, err := mk(name, o, temp)
+	obj, err := mk.make(name, o, temp)
 	if err != nil {
 		if errors.Is(err, fs.ErrExist) {
 			err = errTaken
@@ -301,9 +304,9 @@ func publish(obj *mem.Object, name string) error {
 
 // filled makes an object of what r holds.
 func filled(r io.Reader) maker {
-	return func(name string, o *CreateOptions, temp func() (string, error)) (*mem.Object, error) {
+	return maker{func(name string, o *CreateOptions, temp func() (string, error)) (*mem.Object, error) {
 		return mem.NewFrom(o.Dir, name, temp, r, uint32(o.Mode), o.flags())
-	}
+	}, true}
 }
 
 // sizeOf makes the errors about empty objects errors about size.

@@ -159,13 +159,10 @@ func (b *Block) Unlink() error {
 	}
 	own := take(keyOf(b.dir, b.name, b.id))
 	parking := ""
-	if own != nil {
-		parking = own.slot.Parking()
-		if own.keep != nil {
-			own.keep.stop()
-		}
-	} else {
-		parking = lease.Parking()
+	if own == nil {
+		parking = lease.Parking() // a bystander has to be more careful
+	} else if own.keep != nil {
+		own.keep.stop()
 	}
 	removed, err := mem.Remove(b.dir, b.name, b.id, parking)
 	crash.Point("unlink:removed")

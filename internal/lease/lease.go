@@ -302,10 +302,6 @@ func (inc *incarnation) slot(n int) []byte {
 // Keep returns the hidden name for the block's second link.
 func (s *Slot) Keep() string { return hidden(kindKeep, s.inc.id, s.n) }
 
-// Parking returns the hidden name under which the block may be parked on its
-// way out.
-func (s *Slot) Parking() string { return hidden(kindGone, s.inc.id, s.n) }
-
 // Parking returns a hidden name for removing a block that this process does
 // not own. It has no lease, so that any sweeper may remove it.
 func Parking() string { return hidden(kindGone, newID(), 0) }

@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sharedmem/shm/internal/crash"
 )
 
 // Object is an open shared memory object: a descriptor and what the system
@@ -360,6 +362,10 @@ func Lookup(dir, name string) (Stat, error) {
 // to parking, a hidden name that nobody else uses, and looked at there. What
 // turns out to be another's gets its name back. If we are killed in between,
 // whoever finds the parked name removes it.
+//
+// With parking "" the name is looked at and unlinked, which leaves a gap of
+// a microsecond and saves a fifth of the time of a small block's life: for the
+// owner, whose name nobody else should be giving away.
 func Remove(dir, name string, id ID, parking string) (bool, error) {
 	if dir == "" && !systemIsDir {
 		return removeSystem(name, id)
@@ -369,12 +375,17 @@ func Remove(dir, name string, id ID, parking string) (bool, error) {
 	if same, err := is(from, id); !same {
 		return false, err
 	}
+	if parking == "" {
+		err := unlink(from)
+		return err == nil, err
+	}
 	if err := rename(from, to); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			err = nil
 		}
 		return false, err
 	}
+	crash.Point("remove:parked")
 	same, err := is(to, id)
 	if same {
 		return true, unlink(to)

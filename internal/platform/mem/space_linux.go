@@ -115,12 +115,13 @@ func inMemory(fsType int64) bool {
 // Looking into cgroups and /proc/meminfo costs some 50 µs, ten times a small
 // Create. So the answer is kept for a moment and what we reserve is taken off
 // it: small blocks pay for one look in many.
-var left struct {
+var left = struct {
 	sync.Mutex
 	at    time.Time
 	free  int64
 	where string
-}
+	disk  map[string]bool // directories that do not lie in memory
+}{disk: map[string]bool{}}
 
 const keepLook = 200 * time.Millisecond
 
@@ -128,15 +129,22 @@ const keepLook = 200 * time.Millisecond
 // process leave, and which of them is the tightest, and counts n as taken.
 // Files on disks are not limited by memory.
 func memoryLeft(dir string, n int64) (int64, string) {
-	if dir != memfdDir {
-		var s unix.Statfs_t
-		if err := unix.Statfs(dir, &s); err == nil && !inMemory(int64(s.Type)) {
-			return math.MaxInt64, dir
-		}
-	}
 	left.Lock()
 	defer left.Unlock()
-	if time.Since(left.at) > keepLook || n > left.free/8 {
+	stale := time.Since(left.at) > keepLook
+	if stale {
+		clear(left.disk)
+	}
+	onDisk, known := left.disk[dir]
+	if !known {
+		var s unix.Statfs_t
+		onDisk = dir != memfdDir && unix.Statfs(dir, &s) == nil && !inMemory(int64(s.Type))
+		left.disk[dir] = onDisk
+	}
+	if onDisk {
+		return math.MaxInt64, dir
+	}
+	if stale || n > left.free/8 {
 		left.free, left.where = math.MaxInt64, "memory"
 		if limits := Headroom("/"); len(limits) > 0 {
 			left.free, left.where = limits[0].Free, limits[0].Where
