@@ -1,0 +1,258 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sharedmem/shm"
+	"github.com/sharedmem/shm/internal/platform/proc"
+)
+
+func newInfo(a *app) *cobra.Command {
+	var python bool
+	cmd := &cobra.Command{
+		Use:     "info NAME…",
+		Aliases: []string{"stat"},
+		Short:   "Show all about a block, or how to open it in Python",
+		Long: `Show a block's size, permissions and owner, how much of it occupies memory,
+what it holds if that can be told, and which processes have it open or mapped.
+
+--python prints instead the lines that open it in Python without losing it:
+Python, up to 3.12 always and since then by default, removes a block when any
+process that opened it exits.`,
+		Example: `  shm info cam0
+  shm info --python cam0
+  shm info --json cam0 | jq '.blocks[0].holders'`,
+		ValidArgsFunction: a.completeNames,
+		Args:              atLeast(1, "a name"),
+		RunE: func(_ *cobra.Command, names []string) error {
+			dir, err := a.place()
+			if err != nil {
+				return err
+			}
+			var blocks []shm.Info
+			var errs []error
+			for _, name := range names {
+				if b, err := dir.Stat(name); err != nil {
+					errs = append(errs, err)
+				} else {
+					blocks = append(blocks, b)
+				}
+			}
+			switch {
+			case len(blocks) == 0 && !a.json:
+			case python:
+				err = a.printPython(blocks)
+			default:
+				err = a.printInfo(blocks)
+			}
+			if err != nil {
+				return err
+			}
+			return errors.Join(errs...)
+		},
+	}
+	cmd.Flags().BoolVar(&python, "python", false, "print the lines that open the block in Python")
+	return cmd
+}
+
+func (a *app) printInfo(blocks []shm.Info) error {
+	seen, err := scanFor(blocks)
+	if err != nil && !errors.Is(err, errors.ErrUnsupported) {
+		return err
+	}
+	if a.json {
+		doc := struct {
+			Blocks  []blockDoc `json:"blocks"`
+			Refused *int       `json:"refused_processes,omitempty"`
+		}{Blocks: []blockDoc{}}
+		for _, b := range blocks {
+			d := docOf(b)
+			if seen != nil {
+				d.Holders = holdersOf(seen, b)
+			}
+			doc.Blocks = append(doc.Blocks, d)
+		}
+		if seen != nil {
+			doc.Refused = &seen.Refused
+		}
+		return a.writeJSON(doc)
+	}
+	for i, b := range blocks {
+		if i > 0 {
+			fmt.Fprintln(a.stdout)
+		}
+		if err := a.printOne(b, seen); err != nil {
+			return err
+		}
+	}
+	a.noteRefused(seen)
+	return nil
+}
+
+// printOne prints a block as lines of "what: value", which are easy to read
+// and to grep.
+func (a *app) printOne(b shm.Info, seen *proc.Snapshot) error {
+	t := a.newTable("", "")
+	line := func(what string, value any) { t.row(cell{bold, what + ":"}, value) }
+	line("name", printable(b.Name))
+	if p := pathOf(b); p != "" {
+		line("path", printable(p))
+	}
+	size := a.size(b.Size)
+	if !a.exact && b.Size >= 1024 {
+		size += fmt.Sprintf(" (%d bytes)", b.Size)
+	}
+	line("size", size)
+	resident := a.size(b.Resident)
+	if b.Size > 0 && !a.exact {
+		resident += fmt.Sprintf(" (%d%%)", min(100, b.Resident*100/b.Size))
+	}
+	line("resident", resident)
+	line("mode", modeText(b.Mode))
+	if b.UID >= 0 {
+		line("user", fmt.Sprintf("%s (%d)", userName(b.UID), b.UID))
+	}
+	if !b.Created.IsZero() {
+		line("created", b.Created.Local().Format(time.DateTime)+" ("+age(b.Created, time.Now())+" ago)")
+	}
+	switch {
+	case b.Foreign:
+		line("lifetime", "foreign: another program's, so nothing is known of its owner")
+	case b.Lifetime == shm.Persistent:
+		line("lifetime", "persistent: stays until it is removed")
+	case b.Lifetime == shm.Tracked:
+		line("lifetime", "tracked: removed as soon as its owner is gone")
+	default:
+		line("lifetime", "owned: removed when its owner is gone")
+	}
+	if b.KeepName {
+		line("keeps name", "yes: only its owner can remove it")
+	}
+	switch {
+	case b.Owner == shm.Owner{}:
+		line("owner", "none")
+	case b.Owner.Alive:
+		line("owner", cell{green, fmt.Sprintf("process %d, alive", b.Owner.PID)})
+	default:
+		line("owner", cell{red, fmt.Sprintf("process %d, dead: shm prune removes the block", b.Owner.PID)})
+	}
+	if b.Kind != "" {
+		line("kind", printable(b.Kind))
+	}
+	switch {
+	case seen == nil:
+		line("holders", "this system does not tell")
+	case len(holdersOf(seen, b)) == 0:
+		line("holders", "none")
+	default:
+		what := "holders:"
+		for _, h := range holdersOf(seen, b) {
+			t.row(cell{bold, what}, holderText(a, h))
+			what = ""
+		}
+	}
+	return t.flush()
+}
+
+func holderText(a *app, h proc.Holder) string {
+	s := fmt.Sprintf("%d %s", h.PID, printable(h.Name))
+	if h.UID >= 0 {
+		s += " of " + userName(h.UID)
+	}
+	var has []string
+	if h.Mapped > 0 {
+		has = append(has, a.size(h.Mapped)+" mapped")
+	}
+	if h.Open > 0 {
+		has = append(has, "open")
+	}
+	return s + " (" + strings.Join(has, ", ") + ")"
+}
+
+// printPython prints Python that opens each block. It is a program as it
+// stands, so that it can be piped into a file or an interpreter.
+func (a *app) printPython(blocks []shm.Info) error {
+	var w strings.Builder
+	for _, b := range blocks {
+		pythonLines(&w, b)
+	}
+	if a.json {
+		return a.writeJSON(struct {
+			Python string `json:"python"`
+		}{w.String()})
+	}
+	_, err := io.WriteString(a.stdout, w.String())
+	return err
+}
+
+func pythonLines(w *strings.Builder, b shm.Info) {
+	name, path := pythonString(b.Name), pythonString(pathOf(b))
+	line := func(format string, args ...any) { fmt.Fprintf(w, format+"\n", args...) }
+	line("# %s, %d bytes", pythonComment(b.Name), b.Size)
+	if b.Dir == "" {
+		line("import sys")
+		line("from multiprocessing import resource_tracker, shared_memory")
+		line("")
+		line("# Without this care the block goes away when this process exits.")
+		line("if sys.version_info >= (3, 13):")
+		line("    block = shared_memory.SharedMemory(%s, track=False)", name)
+		line("else:")
+		line("    block = shared_memory.SharedMemory(%s)", name)
+		line("    # Not in a child of multiprocessing: it shares its parent's tracker.")
+		line("    resource_tracker.unregister(block._name, \"shared_memory\")")
+	} else {
+		// SharedMemory knows only the system's place.
+		line("import mmap")
+		line("import types")
+		line("")
+		line("with open(%s, \"r+b\") as f:", path)
+		line("    block = types.SimpleNamespace(buf=memoryview(mmap.mmap(f.fileno(), 0)))")
+	}
+	line("data = block.buf[:%d]  # bytes: bytes(data), data[0] = 1", b.Size)
+	line("")
+	switch b.Kind {
+	case "list":
+		line("# ShareableList, as the block holds one")
+		line("# items = shared_memory.ShareableList(name=%s)   # tracked below 3.13: unregister items.shm._name", name)
+	case "npy":
+		line("# NumPy, as the block holds a .npy file")
+		line("# import io, numpy as np")
+		line("# f = io.BytesIO(data[:4096]); version = np.lib.format.read_magic(f)")
+		line("# shape, fortran, dtype = (np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0)(f)")
+		line("# a = np.ndarray(shape, dtype, data, offset=f.tell(), order=\"F\" if fortran else \"C\")")
+	default:
+		line("# NumPy, no copy")
+		line("# import numpy as np")
+		line("# a = np.frombuffer(data, dtype=np.uint8)")
+	}
+	line("")
+	line("# torch, no copy")
+	line("# import torch")
+	line("# t = torch.frombuffer(data, dtype=torch.uint8)")
+	if b.Dir != "" || pathOf(b) != "" {
+		line("")
+		line("# read-only, for a user who may not write; nothing to unregister")
+		line("# import mmap")
+		line("# with open(%s, \"rb\") as f:", path)
+		line("#     data = memoryview(mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ))")
+	}
+	if b.Dir == "" {
+		line("")
+		line("# at the end: del every view and array, then")
+		line("# data.release(); block.close()")
+	}
+}
+
+// pythonString writes a Python literal. Go's quoting is Python's, but for what
+// is not UTF-8 and for characters beyond the first plane, which it writes alike.
+func pythonString(s string) string { return strconv.Quote(s) }
+
+// pythonComment keeps a name inside its comment.
+func pythonComment(s string) string { return printable(s) }

@@ -1,0 +1,316 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sharedmem/shm"
+	"github.com/sharedmem/shm/internal/platform/mem"
+)
+
+func init() { verbs = append(verbs, newPut, newCat) }
+
+const (
+	// What cat writes between two looks at the context and the counter: some 5 ms.
+	piece = 16 << 20
+	// How long an interrupted transfer has to stop by itself. It needs that only
+	// where nothing interrupts it: a read from a terminal.
+	grace = time.Second
+)
+
+func newPut(a *app) *cobra.Command {
+	var opts shm.CreateOptions
+	opts.Lifetime = shm.Persistent
+	var replace bool
+	cmd := &cobra.Command{
+		Use:   "put NAME [FILE…]",
+		Short: "Move standard input or files into a new block",
+		Long: `Make the block NAME of what the files hold, one after the other, or of
+standard input, which FILE "-" means too. The block is exactly as large as what
+came, appears under its name only when all of it is there, and stays until
+somebody removes it.`,
+		Example: `  shm put model.bin model.bin
+  zstd -dc model.zst | shm put model.bin
+  shm put --replace table header.bin rows.bin`,
+		Args: atLeast(1, "a name"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			dir, err := a.place()
+			if err != nil {
+				return err
+			}
+			opts.Dir = string(dir)
+			name := args[0]
+			if name == "" {
+				return fmt.Errorf("%w: it is empty", shm.ErrName)
+			}
+			in, err := a.openInputs(cmd.Context(), name, args[1:])
+			if err != nil {
+				return err
+			}
+			defer in.close()
+			if replace {
+				if err := dir.Unlink(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+					return err
+				}
+			} else if _, err := dir.Stat(name); err == nil {
+				// Better now than after a gigabyte.
+				return a.existsHint(&shm.Error{Op: "create", Name: name, Err: fs.ErrExist}, name)
+			}
+			if err := a.roomFor(dir, in.size); err != nil {
+				return err
+			}
+			stop := a.progress("put "+printable(name), in.size, in.done.Load)
+			defer stop()
+			err = interruptible(cmd.Context(), func() error {
+				b, err := shm.CreateFrom(name, a.fastest(in), &opts)
+				if err != nil {
+					return err
+				}
+				return b.Close()
+			})
+			stop()
+			switch {
+			case errors.Is(err, shm.ErrSize) && in.done.Load() == 0:
+				return hint(fmt.Errorf("%s: nothing came in, and a block has at least one byte", printable(name)), "shm create %s SIZE", shellQuote(name))
+			case err != nil:
+				return a.existsHint(err, name)
+			case a.json:
+				return a.printMade(dir, name)
+			}
+			return nil
+		},
+	}
+	f := cmd.Flags()
+	f.Var(newValue(&opts.Mode, "MODE", "0600", parseMode), "mode", "permission bits, whatever the umask")
+	f.BoolVar(&replace, "replace", false, "remove the block that has the name first")
+	return cmd
+}
+
+// roomFor refuses at once what would fail after gigabytes. Create's own checks
+// follow as the block grows.
+func (a *app) roomFor(dir shm.Dir, size int64) error {
+	space, err := mem.SpaceOf(string(dir))
+	if err != nil || space.Size == 0 || size <= space.Free {
+		return nil
+	}
+	return &mem.NoSpaceError{Asked: size, Free: space.Free, Where: placeName(dir)}
+}
+
+// inputs are the sources of put, as one reader that counts.
+type inputs struct {
+	ctx   context.Context
+	files []io.Reader
+	own   []*os.File // those of files that we opened
+	size  int64      // bytes of all; 0 if unknown
+	done  atomic.Int64
+}
+
+// openInputs opens all sources before anything is made.
+func (a *app) openInputs(ctx context.Context, name string, paths []string) (*inputs, error) {
+	in := &inputs{ctx: ctx}
+	if len(paths) == 0 {
+		if isTerminal(a.stdin) {
+			return nil, usageError{errors.New("standard input is a terminal, and no file is given"), "shm put " + shellQuote(name) + " FILE"}
+		}
+		paths = []string{"-"}
+	}
+	known := true
+	for _, p := range paths {
+		r := a.stdin
+		if p != "-" {
+			f, err := os.Open(p)
+			if err != nil {
+				in.close()
+				return nil, hint(err, "ls -l %s", shellQuote(p))
+			}
+			r, in.own = f, append(in.own, f)
+		}
+		in.files = append(in.files, r)
+		size, ok := regular(r)
+		if ok && size < 0 {
+			in.close()
+			return nil, hint(fmt.Errorf("%s is a directory", printable(p)), "tar c %s | shm put %s", shellQuote(p), shellQuote(name))
+		}
+		known = known && ok
+		in.size += size
+	}
+	if !known {
+		in.size = 0
+	}
+	return in, nil
+}
+
+// regular returns how much of a file is left to read, -1 for a directory. ok is
+// false for what has no size: pipes, terminals, devices, files of /proc.
+func regular(r io.Reader) (size int64, ok bool) {
+	f := file(r)
+	if f == nil {
+		return 0, false
+	}
+	fi, err := f.Stat()
+	switch {
+	case err != nil:
+		return 0, false
+	case fi.IsDir():
+		return -1, true
+	case !fi.Mode().IsRegular() || fi.Size() == 0:
+		return 0, false
+	}
+	at, err := f.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return 0, false
+	}
+	return max(fi.Size()-at, 0), true
+}
+
+// fastest returns what to copy from. A single file goes as it is, as the kernel
+// then copies from file to file and spares a third of the work; but it does a
+// gigabyte in one call, which would leave a bar standing still.
+func (a *app) fastest(in *inputs) io.Reader {
+	if len(in.files) == 1 && in.size > 0 && !isTerminal(a.stderr) {
+		return in.files[0]
+	}
+	return in
+}
+
+func (in *inputs) Read(p []byte) (int, error) {
+	for len(in.files) > 0 {
+		if err := in.ctx.Err(); err != nil {
+			return 0, err
+		}
+		n, err := in.files[0].Read(p)
+		in.done.Add(int64(n))
+		if err == io.EOF {
+			in.files, err = in.files[1:], nil
+		}
+		if n > 0 || err != nil {
+			return n, err
+		}
+	}
+	return 0, io.EOF
+}
+
+// close closes the files that openInputs opened.
+func (in *inputs) close() {
+	for _, f := range in.own {
+		f.Close()
+	}
+}
+
+// interruptible runs f and returns when it does, or soon after ctx ends. What f
+// has not finished then is given up, with whatever it made: no block has its
+// name before it is complete.
+func interruptible(ctx context.Context, f func() error) error {
+	result := make(chan error, 1)
+	go func() { result <- f() }()
+	select {
+	case err := <-result:
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case err := <-result:
+		return err
+	case <-time.After(grace):
+		return ctx.Err()
+	}
+}
+
+func newCat(a *app) *cobra.Command {
+	var offset int64
+	length := int64(-1)
+	cmd := &cobra.Command{
+		Use:   "cat NAME…",
+		Short: "Write the bytes of blocks to standard output",
+		Long: `Write the bytes of blocks to standard output, one block after the other.
+--offset and --length pick a part of each.
+
+The bytes are those that are there when they are written: other processes may
+change them meanwhile.`,
+		Example: `  shm cat model.bin > model.bin
+  shm cat --offset 1M --length 64 cam0 | xxd
+  shm cat table | shm put copy`,
+		ValidArgsFunction: a.completeNames,
+		Args:              atLeast(1, "a name"),
+		RunE: func(cmd *cobra.Command, names []string) error {
+			if a.json {
+				return usageError{errors.New("cat writes bytes and has no --json"), "shm info --json " + shellQuote(names[0])}
+			}
+			dir, err := a.place()
+			if err != nil {
+				return err
+			}
+			var errs []error
+			for _, name := range names {
+				err := a.cat(cmd.Context(), dir, name, offset, length)
+				if isBrokenPipe(err) || cmd.Context().Err() != nil {
+					return err
+				}
+				errs = append(errs, err)
+			}
+			return errors.Join(errs...)
+		},
+	}
+	f := cmd.Flags()
+	f.Var(newValue(&offset, "SIZE", "0", parseSize), "offset", "begin so many bytes into the block")
+	f.Var(newValue(&length, "SIZE", "", parseSize), "length", "write so many bytes at most (default: all)")
+	return cmd
+}
+
+// cat writes part of a block; length -1 means up to its end.
+func (a *app) cat(ctx context.Context, dir shm.Dir, name string, offset, length int64) error {
+	b, err := shm.Open(name, &shm.OpenOptions{ReadOnly: true, Dir: string(dir)})
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	size := int64(b.Size())
+	if offset > size {
+		return hint(fmt.Errorf("%s has %d bytes, so there is nothing at offset %d", printable(name), size, offset),
+			"shm info%s %s", a.placeFlags(), shellQuote(name))
+	}
+	end := size
+	if length >= 0 && length < size-offset {
+		end = offset + length
+	}
+	if isTerminal(a.stdout) && end-offset > 1<<20 {
+		return hint(fmt.Errorf("%s is %s, too much for a terminal", printable(name), a.size(end-offset)),
+			"shm cat%s %s | xxd | less", a.placeFlags(), shellQuote(name))
+	}
+	var done atomic.Int64
+	stop := a.progress("cat "+printable(name), end-offset, done.Load)
+	defer stop()
+	return interruptible(ctx, func() error {
+		for at := offset; at < end; {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			// write(2) straight from the block: one copy, where reading it as a file
+			// would take two. Measured against cat, dd, splice and copy_file_range.
+			var n int
+			err := b.Do(func(p []byte) (err error) {
+				n, err = a.stdout.Write(p[at:min(end, at+piece)])
+				return err
+			})
+			at += int64(n)
+			done.Store(at - offset)
+			// The kernel found no memory where the block was.
+			if errors.Is(err, syscall.EFAULT) {
+				err = &shm.Error{Op: "read", Name: name, Err: shm.ErrTruncated}
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
