@@ -79,6 +79,10 @@ func Await(want string) {
 // first: give it to [StartCommand].
 func Command(t testing.TB, name string, args ...string) *exec.Cmd {
 	t.Helper()
+	if !dispatched {
+		// The child would run all tests, and so start children in its turn.
+		t.Fatalf("helper %q: the package's TestMain does not call shmtest.Main", name)
+	}
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)

@@ -121,11 +121,15 @@ func Watch(name string) { watched.Store(name, true) }
 // something behind: a block, a hidden file of ours that no living process
 // holds, a process, a temporary file.
 func Main(m *testing.M) {
+	dispatched = true
 	if isHelper() {
 		os.Exit(runHelper())
 	}
 	os.Exit(checked(self().prefix, m.Run))
 }
+
+// dispatched tells that helper processes of this program will be helpers.
+var dispatched bool
 
 // checked calls run and looks what it left.
 func checked(prefix string, run func() int) int {

@@ -155,13 +155,20 @@ func TestProcessFailures(t *testing.T) {
 		}
 	}
 
+	dispatched = false
+	r := record(func(t testing.TB) { Start(t, "echo") })
+	dispatched = true
+	if !strings.Contains(r.failed, "does not call shmtest.Main") {
+		t.Errorf("without Main: failed with %q", r.failed)
+	}
+
 	// What hangs is ended, and says where it hung.
 	old := Patience
 	defer func() { Patience = old }()
 	p := Start(t, "echo")
 	p.Expect("args []")
 	Patience = 50 * time.Millisecond
-	r := record(func(t testing.TB) { p.t = t; p.Wait() })
+	r = record(func(t testing.TB) { p.t = t; p.Wait() })
 	p.t = t
 	if !strings.Contains(r.failed, "still running") {
 		t.Errorf("failed with %q", r.failed)
