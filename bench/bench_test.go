@@ -1,0 +1,112 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestMain lets the children that cases start be this test program.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == roleArg {
+		if err := role(os.Args[2:]); err != nil {
+			os.Stderr.WriteString(err.Error() + "\n")
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+func TestQuantile(t *testing.T) {
+	s := []float64{4, 1, 3, 2}
+	for q, want := range map[float64]float64{0: 1, 0.5: 2.5, 1: 4, 1. / 3: 2} {
+		if got := quantile(s, q); math.Abs(got-want) > 1e-9 {
+			t.Errorf("quantile %g of %v is %g, want %g", q, s, got, want)
+		}
+	}
+	if !math.IsNaN(quantile(nil, 0.5)) {
+		t.Error("the median of nothing is a number")
+	}
+}
+
+// The ratio is taken within each round: a slow moment of the machine, which
+// the third round is, must not decide.
+func TestRatioIsOfRounds(t *testing.T) {
+	r := Result{Rows: []Row{newRow(ours, []float64{10, 10, 1000}), newRow("C", []float64{5, 5, 500})}}
+	r.atMost(ours, "C", 1.9)
+	r.atMost(ours, "C", 2)
+	r.faster("C", ours, 2)
+	r.faster("C", ours, 2.1)
+	r.atMost(ours, "nobody", 1)
+	if len(r.Verdicts) != 4 {
+		t.Fatalf("%d verdicts, want 4: a peer that is missing has none", len(r.Verdicts))
+	}
+	for i, holds := range []bool{false, true, true, false} {
+		if v := r.Verdicts[i]; v.Ratio != 2 || v.Holds != holds {
+			t.Errorf("verdict %d: ratio %g, holds %t, want 2, %t", i, v.Ratio, v.Holds, holds)
+		}
+	}
+	if misses := (Report{Results: []*Result{&r}}).Misses(); len(misses) != 2 {
+		t.Errorf("misses %q, want two", misses)
+	}
+}
+
+func TestRoundsTakeTurns(t *testing.T) {
+	var order strings.Builder
+	mark := func(c byte) way {
+		return way{string(c), func(n int) (time.Duration, error) {
+			order.WriteByte(c)
+			return time.Duration(n) * time.Second, nil
+		}}
+	}
+	e := &env{count: 3, round: time.Second}
+	rows, err := e.rounds(t.Context(), []way{mark('A'), mark('B'), mark('C')})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := order.String(), "ABC"+"ABC"+"BCA"+"CAB"; got != want { // first the warming up
+		t.Errorf("order %s, want %s", got, want)
+	}
+	if rows[1].Median != 1e9 {
+		t.Errorf("median %g ns per operation, want 1e9", rows[1].Median)
+	}
+}
+
+// A whole run, as short as can be: every case and every peer there is works,
+// the document names its plots, and nothing stays in shared memory.
+func TestWholeRun(t *testing.T) {
+	docs := t.TempDir()
+	var out, errs bytes.Buffer
+	if err := Run(t.Context(), []string{"-quick", "-rounds", "1", "-json", "-docs", docs}, &out, &errs); err != nil {
+		t.Fatalf("%v\n%s", err, errs.String())
+	}
+	var report Report
+	if err := json.Unmarshal(out.Bytes(), &report); err != nil {
+		t.Fatal(err)
+	}
+	if len(report.Results) != len(cases) {
+		t.Errorf("%d results of %d cases", len(report.Results), len(cases))
+	}
+	page, err := os.ReadFile(filepath.Join(docs, "benchmarks.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	plots, err := filepath.Glob(filepath.Join(docs, "benchmarks", "*.svg"))
+	if err != nil || len(plots) < len(cases) {
+		t.Errorf("%d plots (%v), want one of each case at least", len(plots), err)
+	}
+	for _, p := range plots {
+		if !bytes.Contains(page, []byte("(benchmarks/"+filepath.Base(p)+")")) {
+			t.Errorf("the document does not show %s", filepath.Base(p))
+		}
+	}
+	if left, _ := filepath.Glob(filepath.Join(shmDir, "shmbench-*")); len(left) > 0 {
+		t.Errorf("left behind: %s", left)
+	}
+}
