@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"os/user"
 	"path"
 	"path/filepath"
@@ -367,7 +368,10 @@ func holdersText(seen *proc.Snapshot, b shm.Info) string {
 // noteRefused says on stderr what the holders shown may lack.
 func (a *app) noteRefused(seen *proc.Snapshot) {
 	if text := refusedText(seen); text != "" {
-		fmt.Fprintf(a.stderr, "note: %s; run as root to see all holders\n", text)
+		if os.Geteuid() != 0 {
+			text += "; run as root to see all holders"
+		}
+		fmt.Fprintln(a.stderr, "note:", text)
 	}
 }
 

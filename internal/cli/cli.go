@@ -8,17 +8,20 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"runtime"
 	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
 
+	"github.com/sharedmem/shm"
 	"github.com/sharedmem/shm/internal/platform/mem"
 	"github.com/sharedmem/shm/internal/platform/proc"
 )
@@ -198,9 +201,7 @@ func (a *app) report(ctx context.Context, err error) int {
 		lines = many.Unwrap()
 	}
 	for _, e := range lines {
-		// The library's errors begin with the package's name already.
-		text := strings.TrimPrefix(e.Error(), "shm: ")
-		fmt.Fprintln(a.stderr, "shm:", oneLine(text))
+		fmt.Fprintln(a.stderr, "shm:", oneLine(a.message(e)))
 	}
 	try := a.nextStep(lines[len(lines)-1])
 	if try != "" {
@@ -210,6 +211,29 @@ func (a *app) report(ctx context.Context, err error) int {
 		return exitUsage
 	}
 	return exitFailure
+}
+
+// message is what an error says, in the words of somebody who typed a command.
+func (a *app) message(err error) string {
+	// The library's errors begin with the package's name already.
+	text := strings.TrimPrefix(err.Error(), "shm: ")
+	e, ok := errors.AsType[*shm.Error](err)
+	if !ok {
+		return text
+	}
+	if !errors.Is(e, fs.ErrNotExist) {
+		return text
+	}
+	dir, derr := a.place()
+	if derr == nil && runtime.GOOS == "linux" {
+		if _, derr = os.Stat(string(cmp.Or(dir, "/dev/shm"))); derr != nil {
+			return placeName(dir) + " is not there"
+		}
+	}
+	if e.Name == "" {
+		return text
+	}
+	return fmt.Sprintf("%s %s: there is no such block", e.Op, printable(e.Name))
 }
 
 // nextStep is what to try after err: what the verb said, or what such an error
@@ -223,6 +247,8 @@ func (a *app) nextStep(err error) string {
 	}
 	flags := a.placeFlags()
 	switch {
+	case errors.Is(err, fs.ErrNotExist) && strings.HasSuffix(a.message(err), "is not there"):
+		return "shm doctor" + flags
 	case errors.Is(err, fs.ErrNotExist):
 		return "shm ls" + flags
 	case errors.Is(err, fs.ErrPermission):

@@ -362,13 +362,16 @@ func (a *app) explain(d *dfDoc) {
 	}
 	var why []string
 	if d.Refused > 0 {
-		why = append(why, fmt.Sprintf("with %d processes that could not be looked into (run as root)", d.Refused))
+		why = append(why, fmt.Sprintf("with the processes that could not be looked into: %d", d.Refused))
 	}
 	if d.Partial {
 		why = append(why, "with processes that cannot be seen from here, such as those outside this container")
 	}
 	why = append(why, "in descriptors on their way through a socket, in mounts of other containers, in the kernel's own use (graphics buffers)")
 	fmt.Fprintln(a.stderr, "note: the unexplained may be", strings.Join(why, ", or "))
+	if d.Refused > 0 && os.Geteuid() != 0 {
+		fmt.Fprintln(a.stderr, "try: sudo shm df"+a.placeFlags())
+	}
 }
 
 func (a *app) printHeld(heading string, list []heldDoc, all bool) error {

@@ -79,7 +79,7 @@ somebody removes it.`,
 			})
 			stop()
 			switch {
-			case errors.Is(err, shm.ErrSize) && in.done.Load() == 0:
+			case errors.Is(err, mem.ErrEmpty):
 				return hint(fmt.Errorf("%s: nothing came in, and a block has at least one byte", printable(name)), "shm create %s SIZE", shellQuote(name))
 			case err != nil:
 				return a.existsHint(err, name)
