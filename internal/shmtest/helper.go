@@ -170,7 +170,7 @@ func StartCommand(t testing.TB, cmd *exec.Cmd) *Process {
 	}
 	running.Store(cmd.Process, true)
 	go func() {
-		cmd.Wait() // how it ended is in cmd.ProcessState
+		_ = cmd.Wait() // how it ended is in cmd.ProcessState
 		running.Delete(cmd.Process)
 		close(p.exited)
 	}()
@@ -193,7 +193,7 @@ func StartCommand(t testing.TB, cmd *exec.Cmd) *Process {
 	})
 	readers.Go(func() {
 		defer close(p.silent)
-		io.Copy(writerFunc(func(b []byte) (int, error) {
+		_, _ = io.Copy(writerFunc(func(b []byte) (int, error) {
 			p.mu.Lock()
 			defer p.mu.Unlock()
 			return p.stderr.Write(b)
@@ -268,7 +268,7 @@ func (p *Process) CloseInput() { p.stdin.Close() }
 
 // Kill kills the process, which cannot prevent it, and waits until it is gone.
 func (p *Process) Kill() {
-	p.Cmd.Process.Kill() // an error means it is gone already
+	_ = p.Cmd.Process.Kill() // an error means it is gone already
 	<-p.exited
 }
 

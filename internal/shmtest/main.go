@@ -47,7 +47,7 @@ import (
 	"time"
 )
 
-// Sweep, if a package's TestMain sets it, is called before the leak check
+// Sweep is called, if a package's TestMain sets it, before the leak check
 // judges: a process killed with -9 leaves its lease until somebody sweeps.
 var Sweep func()
 
@@ -135,7 +135,7 @@ var dispatched bool
 func checked(prefix string, run func() int) int {
 	// Whatever we start inherits the prefix, and is known by it even when its
 	// parent is gone.
-	os.Setenv(prefixEnv, prefix)
+	setenv(prefixEnv, prefix)
 	tmp, err := os.MkdirTemp("", prefix)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "shmtest:", err)
@@ -144,15 +144,7 @@ func checked(prefix string, run func() int) int {
 	defer removeAll(tmp)
 	atExit = func() { removeAll(tmp) }
 	for _, key := range []string{"TMPDIR", "TMP", "TEMP"} {
-		old, had := os.LookupEnv(key)
-		os.Setenv(key, tmp)
-		defer func() {
-			if had {
-				os.Setenv(key, old)
-			} else {
-				os.Unsetenv(key)
-			}
-		}()
+		setenv(key, tmp)
 	}
 	before := map[string]bool{}
 	for _, e := range list(shmDir) {
@@ -212,7 +204,7 @@ func leftovers(prefix, tmp string, before map[string]bool) map[string]string {
 			left["block "+name] = describe(filepath.Join(shmDir, name), info) + why
 		}
 	}
-	filepath.WalkDir(tmp, func(path string, e os.DirEntry, err error) error {
+	_ = filepath.WalkDir(tmp, func(path string, e os.DirEntry, err error) error {
 		if err == nil && path != tmp {
 			if info, err := e.Info(); err == nil {
 				left["file "+path] = describe(path, info)
@@ -312,6 +304,12 @@ func addProcesses(left map[string]string, prefix string) {
 	}
 }
 
+func setenv(key, value string) {
+	if err := os.Setenv(key, value); err != nil {
+		panic(err) // these keys and values are ours
+	}
+}
+
 func list(dir string) []os.DirEntry {
 	entries, _ := os.ReadDir(dir) // none where the system has no such place
 	return entries
@@ -328,11 +326,11 @@ func removeAll(dir string) {
 		return
 	}
 	var paths []string
-	filepath.WalkDir(dir, func(path string, _ os.DirEntry, _ error) error {
+	_ = filepath.WalkDir(dir, func(path string, _ os.DirEntry, _ error) error {
 		paths = append(paths, path)
 		return nil
 	})
 	for _, path := range slices.Backward(paths) {
-		os.Remove(path)
+		_ = os.Remove(path)
 	}
 }

@@ -98,18 +98,15 @@ var pythons = sync.OnceValue(func() []Python {
 })
 
 func newer(a, b string) bool {
-	var av, bv [3]int
-	fmt.Sscanf(a, "%d.%d.%d", &av[0], &av[1], &av[2])
-	fmt.Sscanf(b, "%d.%d.%d", &bv[0], &bv[1], &bv[2])
+	var av, bv [3]int // of "3.15.0rc1" what Sscanf gets
+	_, _ = fmt.Sscanf(a, "%d.%d.%d", &av[0], &av[1], &av[2])
+	_, _ = fmt.Sscanf(b, "%d.%d.%d", &bv[0], &bv[1], &bv[2])
 	return slices.Compare(av[:], bv[:]) > 0
 }
 
 // candidates lists files that may be interpreters.
 func candidates() []Python {
-	var dirs []string
-	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
-		dirs = append(dirs, dir)
-	}
+	dirs := filepath.SplitList(os.Getenv("PATH"))
 	home, _ := os.UserHomeDir()
 	for _, pattern := range []string{
 		filepath.Join(home, ".pyenv/versions/*/bin"),
@@ -244,6 +241,7 @@ type Reply struct {
 // Hex is bytes that travel in JSON as Python's bytes.hex writes them.
 type Hex []byte
 
+// MarshalText writes what bytes.fromhex reads.
 func (h Hex) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, h), nil }
 
 // UnmarshalText accepts what MarshalText returns.

@@ -45,7 +45,7 @@ func Deadline(t testing.TB, d time.Duration) {
 // does not run any more.
 func abort() {
 	running.Range(func(p, _ any) bool {
-		p.(*os.Process).Kill()
+		_ = p.(*os.Process).Kill()
 		return true
 	})
 	atExit()
