@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"regexp"
@@ -59,6 +60,14 @@ func machine(pythons []*peer) Machine {
 // load is the load averages of 1, 5 and 15 minutes.
 func load() string {
 	return match(`^(\S+ \S+ \S+)`, read("/proc/loadavg"))
+}
+
+// Busy tells whether others wanted more than a processor's half before the
+// run. After it the load is mostly our own.
+func (m Machine) Busy() bool {
+	var one float64
+	_, err := fmt.Sscan(m.Before, &one)
+	return err == nil && one > 0.5
 }
 
 // ticks returns what all processors have spent so far, and how much of it the

@@ -151,6 +151,9 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	}
 
 	report := Report{When: time.Now().UTC().Truncate(time.Second), Rounds: e.count, Round: e.round.String(), Machine: machine(e.pythons)}
+	if report.Machine.Busy() {
+		fmt.Fprintf(stderr, "bench: the machine is busy (load %s): expect noise, and too much of it for Go, which waits longer than the peers\n", report.Machine.Before)
+	}
 	all, steal := ticks()
 	for _, c := range cases {
 		if !pattern.MatchString(c.id) {
