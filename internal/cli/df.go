@@ -130,15 +130,15 @@ type limitDoc struct {
 // account gathers all of it.
 func (a *app) account(dir shm.Dir) (*dfDoc, error) {
 	path := string(cmp.Or(dir, "/dev/shm"))
+	blocks, err := dir.List()
+	if err != nil {
+		return nil, err
+	}
 	space, err := mem.SpaceOf(path)
 	if err != nil {
 		return nil, err
 	}
 	device, err := proc.Device(path)
-	if err != nil {
-		return nil, err
-	}
-	blocks, err := dir.List()
 	if err != nil {
 		return nil, err
 	}
@@ -159,7 +159,15 @@ func (a *app) account(dir shm.Dir) (*dfDoc, error) {
 		Refused: seen.Refused, Partial: seen.HidesPIDs || proc.InContainer(),
 	}
 	doc.Used.All = space.Size - space.Free
-	named := namedFiles(path, device)
+	// The file system's numbers are about all of it, not only about dir.
+	top := path
+	if space.InMemory && here.point != "" {
+		top = here.point
+		if a.pid != 0 {
+			top = fmt.Sprintf("/proc/%d/root%s", a.pid, top)
+		}
+	}
+	named := namedFiles(top, device)
 	for key, bytes := range named {
 		if isBlock[key] {
 			doc.Used.BlockCount++
@@ -245,7 +253,7 @@ func (a *app) inside(path string) string {
 	return strings.TrimPrefix(path, fmt.Sprintf("/proc/%d/root", a.pid))
 }
 
-// namedFiles returns what every file below dir occupies; one with several names
+// namedFiles returns what every file in and below dir occupies; one with several names
 // is there once. Folders that may not be read are left out and so end among the
 // unexplained.
 func namedFiles(dir string, device uint64) map[proc.Key]int64 {
