@@ -80,6 +80,18 @@ func (r Report) Misses() (s []string) {
 	return s
 }
 
+// Spread is how far the rounds of a way lie apart, from the 10th to the 90th
+// percentile, in percent of their median: the median of all ways.
+func (r Report) Spread() float64 {
+	var all []float64
+	for _, result := range r.Results {
+		for _, row := range result.Rows {
+			all = append(all, 100*(row.High-row.Low)/row.Median)
+		}
+	}
+	return quantile(all, 0.5)
+}
+
 // HasSpread tells rows that were measured in rounds from what has none.
 func (r Result) HasSpread() bool { return len(r.Rows) > 0 }
 
