@@ -1,6 +1,7 @@
 package shm
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -32,7 +33,7 @@ type Block struct {
 	raw   atomic.Bool // somebody may hold a pointer that Close does not know of
 
 	mu   sync.Mutex
-	file *os.File // anonymous blocks only: the memory has no other handle
+	file io.Closer // an anonymous block's *os.File; on Windows the handle that keeps the name
 }
 
 // Name returns the block's name without the leading slash, "" if it is
@@ -241,12 +242,16 @@ func (b *Block) File() (*os.File, error) {
 	if b.anonymous {
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		o, err := mem.FromFile(b.file, b.readOnly)
+		file, ok := b.file.(*os.File)
+		if !ok {
+			return nil, wrap("file", "", errors.ErrUnsupported)
+		}
+		o, err := mem.FromFile(file, b.readOnly)
 		if err != nil {
 			return nil, wrap("file", b.name, err)
 		}
 		defer o.Close()
-		f, err := o.File(b.file.Name())
+		f, err := o.File(file.Name())
 		return f, wrap("file", b.name, err)
 	}
 	o, err := mem.Reopen(b.dir, b.name, b.id, b.readOnly)

@@ -1,4 +1,4 @@
-//go:build unix
+//go:build unix && !aix
 
 package mem
 
@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -25,6 +24,8 @@ type Object struct {
 	named    bool
 	readOnly bool
 	flags    int
+	system   string // its name in the system's own place, where that is no directory
+	beside   func() // lets go of what stands for the lock there; nil if not taken
 }
 
 // New makes an object of size bytes, reserved unless flags has Sparse, with
@@ -129,6 +130,9 @@ func (o *Object) Discard() {
 	if o.hidden != "" {
 		_ = unix.Unlink(path(o.dir, o.hidden))
 	}
+	if o.system != "" {
+		_, _ = removeSystem(o.system, o.ID)
+	}
 	_ = o.Close()
 }
 
@@ -220,7 +224,7 @@ func LinkFrom(dir, from, to string) error {
 
 // Keep returns the handle that must stay open as long as the object is in use:
 // none on Unix.
-func (o *Object) Keep() *os.File { return nil }
+func (o *Object) Keep() io.Closer { return nil }
 
 // UnlinkIsNothing tells that names cannot be taken away, and that objects go
 // with their last handle.
@@ -229,7 +233,7 @@ const UnlinkIsNothing = false
 // NewFrom is New for an object that holds, and is as long as, what r has.
 func NewFrom(dir, name string, temp func() (string, error), r io.Reader, mode uint32, flags int) (*Object, error) {
 	if dir == "" && !systemIsDir {
-		b, err := io.ReadAll(r) // an object's size must be known there beforehand
+		b, err := readAll(r) // an object's size must be known there beforehand
 		if err != nil {
 			return nil, err
 		}
@@ -338,6 +342,10 @@ func (o *Object) File(name string) (*os.File, error) {
 func (o *Object) Close() error {
 	if o.fd < 0 {
 		return nil
+	}
+	if o.beside != nil {
+		o.beside()
+		o.beside = nil
 	}
 	fd := o.fd
 	o.fd = -1
@@ -474,6 +482,9 @@ func (o *Object) ReadAt(b []byte, off int64) (n int, err error) {
 		if err == unix.EINTR {
 			continue
 		}
+		if err != nil && o.system != "" {
+			return readMapped(o, b, off) // macOS cannot read what is no file
+		}
 		if err != nil {
 			return n, os.NewSyscallError("read", err)
 		}
@@ -508,17 +519,6 @@ func resolve(dir string) string {
 }
 
 func path(dir, name string) string { return dir + "/" + name }
-
-func fromUnix(s *unix.Stat_t, out *Stat) error {
-	if s.Mode&unix.S_IFMT != unix.S_IFREG {
-		return ErrNotRegular
-	}
-	out.Dev, out.Ino = uint64(s.Dev), uint64(s.Ino)
-	out.Size, out.Resident = s.Size, int64(s.Blocks)*512
-	out.Mode = fs.FileMode(s.Mode) & 0o7777
-	out.UID, out.Links = int(s.Uid), int(s.Nlink)
-	return nil
-}
 
 // The system calls below retry when a signal interrupts them, as package os
 // does: on some file systems (FUSE, NFS as Dir) even stat can be interrupted.
@@ -574,5 +574,3 @@ func openHidden(dir string, temp func() (string, error), mode uint32) (int, stri
 	fd, err := open(path(dir, name), unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, mode)
 	return fd, name, err
 }
-
-func procFD(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }

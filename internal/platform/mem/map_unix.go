@@ -1,10 +1,9 @@
-//go:build unix
+//go:build unix && !aix
 
 package mem
 
 import (
 	"os"
-	"sync"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -37,50 +36,14 @@ func Unmap(p []byte) error {
 	return os.NewSyscallError("munmap", unix.MunmapPtr(unsafe.Pointer(&p[0]), uintptr(len(p))))
 }
 
-// Retired addresses are bounded in number, since each may be a kernel mapping
-// of its own (the limit is 65 530 of those), and in bytes, since without a
-// bound two million cycles of a 64 MiB block used up the address space.
-const maxRetired = 4096
-
-var maxRetiredBytes = func() int64 {
-	if unsafe.Sizeof(uintptr(0)) == 4 {
-		return 64 << 20
-	}
-	return 256 << 30
-}()
-
-var retired struct {
-	sync.Mutex
-	queue [][]byte // oldest first
-	bytes int64
-}
-
-// Retire frees the memory behind p but keeps its addresses, so that a stale
-// access faults instead of reaching whatever is mapped there next. Beyond
-// maxRetired mappings or maxRetiredBytes the oldest addresses are given back.
-func Retire(p []byte) error {
-	if len(p) == 0 {
-		return nil
-	}
-	// One call replaces the mapping in place: munmap and mmap would leave a
-	// moment in which another thread's mmap takes the addresses.
-	_, err := unix.MmapPtr(-1, 0, unsafe.Pointer(&p[0]), uintptr(len(p)), unix.PROT_NONE,
+// wall replaces the memory behind p by nothing, in its place. One call does it:
+// munmap and mmap would leave a moment in which another thread's mmap takes the
+// addresses.
+func wall(p []byte) (kept bool, err error) {
+	_, err = unix.MmapPtr(-1, 0, unsafe.Pointer(&p[0]), uintptr(len(p)), unix.PROT_NONE,
 		unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_FIXED|mapNoReserve)
-	if err != nil {
-		return os.NewSyscallError("mmap", err)
-	}
-	retired.Lock()
-	defer retired.Unlock()
-	retired.queue = append(retired.queue, p)
-	retired.bytes += int64(len(p))
-	for len(retired.queue) > maxRetired || retired.bytes > maxRetiredBytes {
-		old := retired.queue[0]
-		retired.queue[0] = nil
-		retired.queue = retired.queue[1:]
-		retired.bytes -= int64(len(old))
-		if err := Unmap(old); err != nil {
-			return err
-		}
-	}
-	return nil
+	return err == nil, os.NewSyscallError("mmap", err)
 }
+
+// tearDown gives the addresses back that wall kept.
+func tearDown(p []byte) error { return Unmap(p) }

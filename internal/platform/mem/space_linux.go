@@ -88,13 +88,6 @@ func freeSpace(dir string) (int64, bool) {
 	return int64(s.Bavail) * int64(s.Bsize), true
 }
 
-// Space describes the file system of a directory.
-type Space struct {
-	Size, Free         int64 // bytes; Size 0 means no limit
-	Inodes, FreeInodes int64
-	InMemory           bool // tmpfs and its like
-}
-
 // SpaceOf asks the file system of dir.
 func SpaceOf(dir string) (Space, error) {
 	var s unix.Statfs_t
@@ -156,14 +149,6 @@ func memoryLeft(dir string, n int64) (int64, string) {
 		left.free -= n
 	}
 	return free, left.where
-}
-
-// Limit is one bound on the memory of this process.
-type Limit struct {
-	Where string // "memory and swap", or the cgroup's path
-	Max   int64  // bytes; 0 if only Free is known
-	Used  int64
-	Free  int64 // what may still be had, counting what the kernel can reclaim
 }
 
 // Headroom returns every bound on memory that holds for this process, tightest

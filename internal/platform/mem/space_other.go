@@ -1,0 +1,6 @@
+//go:build !linux
+
+package mem
+
+// Headroom knows no limits on this system.
+func Headroom(root string) []Limit { return nil }
