@@ -27,6 +27,7 @@ import (
 // Key identifies a file or shared memory object while it exists. Paths do not:
 // memory made without a name (O_TMPFILE) shows a deleted name in the maps of
 // its holders for ever, even after it was given one.
+// (System V segments have no inode of their own; theirs is made up.)
 type Key struct{ Dev, Ino uint64 }
 
 // Kind tells the objects on the kernel's internal file system of shared memory
@@ -111,6 +112,11 @@ func parseStartTime(stat []byte) (uint64, error) {
 	return t, nil
 }
 
+var sysvPrefix = []byte("/SYSV")
+
+// sysvInode is set in the inode of System V segments.
+const sysvInode = 1 << 63
+
 // A mapping is one line of /proc/PID/maps.
 type mapping struct {
 	Key
@@ -148,12 +154,15 @@ func parseMapping(line []byte) (m mapping, ok bool) {
 	for ; i < len(line) && line[i] >= '0' && line[i] <= '9'; i++ {
 		m.Ino = m.Ino*10 + uint64(line[i]-'0')
 	}
-	if m.Ino == 0 { // anonymous memory, the stack, and the like
-		return m, false
-	}
 	m.Dev = mkdev(major, minor)
 	m.path = bytes.TrimLeft(line[i:], " ")
-	return m, true
+	if bytes.HasPrefix(m.path, sysvPrefix) {
+		// The kernel shows a segment's ID for its inode: 0 for the first, and for
+		// others perhaps the number that a memfd on the same device has.
+		m.Ino |= sysvInode
+	}
+	// Anonymous memory, the stack, and the like have none.
+	return m, m.Ino != 0
 }
 
 // hexUntil reads a hexadecimal number and the byte after it.
@@ -186,7 +195,7 @@ func classify(path []byte) (Kind, string) {
 	if name, ok := bytes.CutPrefix(path, []byte("/memfd:")); ok {
 		return Memfd, string(name)
 	}
-	if key, ok := bytes.CutPrefix(path, []byte("/SYSV")); ok {
+	if key, ok := bytes.CutPrefix(path, sysvPrefix); ok {
 		return SysV, string(key)
 	}
 	return Shared, ""
