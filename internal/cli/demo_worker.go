@@ -221,12 +221,12 @@ func (d *demo) countShared(ctx context.Context, n, firstPart int) ([]result, tim
 	err := together(ctx, n, func(ctx context.Context, i int) error {
 		args := []string{d.text.Name(), d.result.Name(), strconv.Itoa(firstPart + i), strconv.Itoa(i)}
 		if i == d.workers {
-			return runWorker(d.interpreter.command(ctx, demoWorkerPython, args...), nil)
+			return runWorker(d.interpreter.command(ctx, demoWorkerPython, args...), nil, &d.cpu)
 		}
 		if d.dir != "" {
 			args = append([]string{"--dir", d.dir}, args...)
 		}
-		return runWorker(demoWorkerCommand(ctx, args...), nil)
+		return runWorker(demoWorkerCommand(ctx, args...), nil, &d.cpu)
 	})
 	took := time.Since(start)
 	if err != nil {
@@ -259,7 +259,7 @@ func (d *demo) countPiped(ctx context.Context, n, firstPart int) ([]result, time
 		cmd.Stdout = &outputs[i]
 		return runWorker(cmd, func(to io.Writer) error {
 			return d.index.sendPart(to, d.textBytes, d.index.parts[firstPart+i], len(slot))
-		})
+		}, &d.cpu)
 	})
 	took := time.Since(start)
 	if err != nil {
@@ -280,7 +280,7 @@ func (d *demo) copyOnly(ctx context.Context, n, firstPart int) (time.Duration, e
 	err := together(ctx, n, func(ctx context.Context, i int) error {
 		return runWorker(demoWorkerCommand(ctx, demoCopyOnly), func(to io.Writer) error {
 			return d.index.sendPart(to, d.textBytes, d.index.parts[firstPart+i], slotHead)
-		})
+		}, &d.cpu)
 	})
 	return time.Since(start), err
 }
@@ -307,7 +307,8 @@ func together(ctx context.Context, n int, run func(ctx context.Context, i int) e
 
 // runWorker runs one worker to its end. Its standard input is a pipe that feed
 // writes to or, without feed, that stays open as long as this process lives.
-func runWorker(cmd *exec.Cmd, feed func(to io.Writer) error) error {
+// The processor time that the worker took is added to cpu, in nanoseconds.
+func runWorker(cmd *exec.Cmd, feed func(to io.Writer) error, cpu *atomic.Int64) error {
 	var stderr lastBytes
 	cmd.Stderr = &stderr
 	// Python's resource tracker, a child of the worker, also holds stderr.
@@ -324,7 +325,9 @@ func runWorker(cmd *exec.Cmd, feed func(to io.Writer) error) error {
 		_ = feed(stdin)
 		stdin.Close()
 	}
-	if err := cmd.Wait(); err != nil && !errors.Is(err, exec.ErrWaitDelay) {
+	err = cmd.Wait()
+	cpu.Add(int64(cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()))
+	if err != nil && !errors.Is(err, exec.ErrWaitDelay) {
 		if len(stderr) > 0 {
 			return fmt.Errorf("%v: %s", err, oneLine(string(stderr)))
 		}
