@@ -160,7 +160,7 @@ func Open(dir, name string, readOnly bool) (*Object, error) {
 		}
 		return nil, err
 	}
-	o := &Object{fd: fd, dir: dir, named: true, readOnly: readOnly}
+	o := &Object{Stat: Stat{Name: name}, fd: fd, dir: dir, named: true, readOnly: readOnly}
 	if err := o.check(); err != nil {
 		unix.Close(fd)
 		return nil, err
