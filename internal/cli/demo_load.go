@@ -144,7 +144,7 @@ func readInto(path string, p []byte) (int, error) {
 	}
 	defer f.Close()
 	n, err := io.ReadFull(f, p)
-	if err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		err = nil
 	}
 	if err != nil {

@@ -68,7 +68,11 @@ func lie(result string) {
 	if err != nil {
 		panic(err)
 	}
-	defer b.Close()
+	defer func() {
+		if err := b.Close(); err != nil {
+			panic(err)
+		}
+	}()
 	words := b.Bytes()[headBytes+8*6:]
 	binary.LittleEndian.PutUint64(words, binary.LittleEndian.Uint64(words)+1)
 }

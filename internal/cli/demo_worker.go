@@ -88,12 +88,12 @@ func workShared(ctx context.Context, dir, textName, resultName string, part, slo
 	if err != nil {
 		return err
 	}
-	defer text.Close()
+	defer func() { err = errors.Join(err, text.Close()) }()
 	results, err := shm.Open(resultName, &shm.OpenOptions{Dir: dir})
 	if err != nil {
 		return err
 	}
-	defer results.Close()
+	defer func() { err = errors.Join(err, results.Close()) }()
 	start := time.Now()
 
 	progress, err := progressWord(results, slot)
