@@ -310,7 +310,17 @@ func ownerCell(b shm.Info) cell {
 	return cell{red, strconv.Itoa(b.Owner.PID) + " dead"}
 }
 
+// hiddenFromUs says that a block is another user's, whose journal is not ours
+// to read: it looks foreign then, and may not be.
+func hiddenFromUs(b shm.Info) bool {
+	me := os.Geteuid()
+	return b.Foreign && me > 0 && b.UID != me
+}
+
 func lifetimeCell(b shm.Info) cell {
+	if hiddenFromUs(b) {
+		return cell{dim, "?"}
+	}
 	if b.Foreign {
 		return cell{dim, "foreign"}
 	}

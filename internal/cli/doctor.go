@@ -105,6 +105,10 @@ func (e *examination) print() error {
 	return nil
 }
 
+// target is a folder for a remedy, as it is called where the remedy is to be
+// used: inside the container of --pid.
+func (e *examination) target(path string) string { return shellQuote(e.a.inside(path)) }
+
 func (e *examination) examine(dir shm.Dir) {
 	if runtime.GOOS == "linux" {
 		path := string(cmp.Or(dir, "/dev/shm"))
@@ -149,7 +153,7 @@ func (e *examination) place(path string) bool {
 	}
 	space, err := mem.SpaceOf(path)
 	if err == nil && !space.InMemory {
-		e.todo("place", "mount -t tmpfs -o mode=1777,nosuid,nodev tmpfs "+shellQuote(path),
+		e.todo("place", "mount -t tmpfs -o mode=1777,nosuid,nodev tmpfs "+e.target(path),
 			"%s lies on a disk (%s): blocks there are slow, and stay when the machine restarts", printable(path), cmp.Or(m.kind, "unknown file system"))
 	}
 	return true
@@ -171,7 +175,7 @@ func (e *examination) size(path string) {
 		e.room(path, space, a.meminfo()["MemTotal"])
 	}
 	if space.Inodes > 0 && space.FreeInodes*20 < space.Inodes {
-		e.todo("inodes", "shm ls; shm prune; or mount -o remount,nr_inodes=1M "+shellQuote(path),
+		e.todo("inodes", "shm ls"+a.placeFlags()+"; shm prune"+a.placeFlags()+"; or mount -o remount,nr_inodes=1M "+e.target(path),
 			"%d of %d files are in use: soon no block can be made, however small", space.Inodes-space.FreeInodes, space.Inodes)
 	}
 	if space.Size > 0 && space.Free*10 < space.Size {
@@ -184,20 +188,24 @@ func (e *examination) size(path string) {
 		if strings.HasPrefix(l.Where, "the machine") || l.Max <= 0 || space.Size > 0 && l.Max >= space.Size {
 			continue
 		}
-		e.todo("cgroup", "raise the group's memory limit, or mount -o remount,size="+sizeOption(l.Max/2)+" "+shellQuote(path),
+		e.todo("cgroup", "raise the group's memory limit, or mount -o remount,size="+sizeOption(l.Max/2)+" "+e.target(path),
 			"%s allows %s of memory, less than %s promises: who writes more is killed, not refused", printable(l.Where), a.size(l.Max), printable(path))
 	}
 }
 
 // room judges the size of the tmpfs against the machine's memory.
 func (e *examination) room(path string, space mem.Space, total int64) {
-	a, remount := e.a, "mount -o remount,size=50% "+shellQuote(path)
+	a, remount := e.a, "mount -o remount,size=50% "+e.target(path)
+	dockers := ""
+	if space.Size == dockerDefault {
+		dockers = ": it is what containers get unless told otherwise"
+	}
 	switch {
 	case space.Size == 0:
 		e.todo("size", remount, "%s has no limit: blocks can take all of the machine's memory", printable(path))
 	case space.Size <= dockerDefault:
 		e.todo("size", "docker run --shm-size=1g (compose: shm_size: 1gb; Kubernetes: an emptyDir with medium: Memory at /dev/shm); without a container: "+remount,
-			"%s has %s, the default of containers: too small for most data", printable(path), a.size(space.Size))
+			"%s has %s, which is too small for most data%s", printable(path), a.size(space.Size), dockers)
 	case total > 0 && space.Size < total/8:
 		e.todo("size", remount, "%s has %s, little beside the machine's %s", printable(path), a.size(space.Size), a.size(total))
 	case total > 0 && space.Size > total+total/64+a.meminfo()["SwapTotal"]:

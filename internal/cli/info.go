@@ -123,6 +123,8 @@ func (a *app) printOne(b shm.Info, seen *proc.Snapshot) error {
 		line("created", b.Created.Local().Format(time.DateTime)+" ("+age(b.Created, time.Now())+" ago)")
 	}
 	switch {
+	case hiddenFromUs(b):
+		line("lifetime", "unknown: another user's")
 	case b.Foreign:
 		line("lifetime", "foreign: another program's, so nothing is known of its owner")
 	case b.Lifetime == shm.Persistent:
@@ -181,6 +183,12 @@ func holderText(a *app, h proc.Holder) string {
 func (a *app) printPython(blocks []shm.Info) error {
 	var w strings.Builder
 	for _, b := range blocks {
+		// Python runs inside the container, where the folder has its own name.
+		if a.pid != 0 {
+			if b.Dir = a.inside(b.Dir); b.Dir == "/dev/shm" {
+				b.Dir = ""
+			}
+		}
 		pythonLines(&w, b)
 	}
 	if a.json {

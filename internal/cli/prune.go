@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -85,6 +86,7 @@ func (a *app) pruneOurs(dir shm.Dir, dryRun bool) error {
 		// Some may have been removed before the error; they are worth saying.
 		blocks, err = dir.Prune()
 	}
+	slices.SortFunc(blocks, sortings["name"])
 	done := make([]pruned, len(blocks))
 	for i, b := range blocks {
 		done[i] = pruned{docOf(b), !dryRun, ""}
@@ -107,16 +109,21 @@ func (a *app) pruneForeign(dir shm.Dir, older time.Duration, dryRun, yes bool) e
 		return err
 	}
 	blocks = slices.DeleteFunc(blocks, func(b shm.Info) bool { return len(holdersOf(seen, b)) > 0 })
+	slices.SortFunc(blocks, sortings["name"])
 	// What could not be looked into is no obstacle yet: the kernel's answer about
 	// each block counts for more, where it gives one.
 	list := make([]pruned, len(blocks))
+	unsure := 0
 	for i, b := range blocks {
 		list[i].blockDoc = docOf(b)
-		f, err := a.claim(b, seen)
+		release, err := a.claim(b, seen)
+		if errors.Is(err, errUnsure) {
+			unsure++
+		}
 		if err != nil {
 			list[i].Why = err.Error()
-		} else if f != nil {
-			f()
+		} else {
+			release()
 		}
 	}
 	if dryRun {
@@ -132,10 +139,13 @@ func (a *app) pruneForeign(dir shm.Dir, older time.Duration, dryRun, yes bool) e
 			return err
 		}
 		if !a.ask(fmt.Sprintf("Remove %s?", a.count(free))) {
-			return hint(errors.New("nothing was removed"), "shm prune%s --foreign --older-than 3d", a.placeFlags())
+			return errors.New("nothing was removed")
 		}
 	}
 	var errs []error
+	if unsure > 0 {
+		errs = append(errs, hint(fmt.Errorf("%d of these are not this user's to judge", unsure), "sudo shm prune%s --foreign --dry-run", a.placeFlags()))
+	}
 	for i, b := range blocks {
 		if list[i].Why != "" {
 			continue
@@ -150,10 +160,18 @@ func (a *app) pruneForeign(dir shm.Dir, older time.Duration, dryRun, yes bool) e
 	return cmp.Or(a.printPruned(list, false), errors.Join(errs...))
 }
 
+// errUnsure is wrapped where it cannot be found out whether a block is free.
+var errUnsure = errors.New("run as root")
+
 // claim makes sure that no process holds b and, where the kernel can, that none
-// gets it until release is called (nil where it cannot). Where the kernel does
-// not answer, what the scan saw must do, and only if it saw everything.
+// gets it until release is called. Where the kernel does not answer, what the
+// scan saw must do, and only if it saw everything.
 func (a *app) claim(b shm.Info, seen *proc.Snapshot) (release func(), err error) {
+	if me := os.Geteuid(); me != 0 && b.UID != me {
+		// Nor can it be told whether such a block is foreign at all: the marks and
+		// journals that would say so may be out of reach as well.
+		return nil, fmt.Errorf("belongs to %s: %w", userName(b.UID), errUnsure)
+	}
 	f, err := proc.Claim(pathOf(b))
 	switch {
 	case err == nil:
@@ -162,12 +180,12 @@ func (a *app) claim(b shm.Info, seen *proc.Snapshot) (release func(), err error)
 		return nil, errors.New("held by a process that cannot be seen from here")
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, errors.New("gone meanwhile")
-	case seen.Complete() && errors.Is(err, errors.ErrUnsupported):
-		return nil, nil
-	case !seen.Complete():
-		return nil, fmt.Errorf("may be held: %s; run as root", refusedText(seen))
+	case !errors.Is(err, errors.ErrUnsupported):
+		return nil, err
+	case !seen.Complete() || proc.InContainer():
+		return nil, fmt.Errorf("may be held by a process that cannot be looked into: %w", errUnsure)
 	}
-	return nil, err
+	return func() {}, nil
 }
 
 // removeForeign removes b unless somebody holds it now, or its name has gone to
@@ -177,9 +195,7 @@ func (a *app) removeForeign(b shm.Info, seen *proc.Snapshot) error {
 	if err != nil {
 		return err
 	}
-	if release != nil {
-		defer release()
-	}
+	defer release()
 	now, err := mem.Lookup(b.Dir, b.Name)
 	if err != nil {
 		return err

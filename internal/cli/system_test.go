@@ -129,7 +129,7 @@ func TestRoom(t *testing.T) {
 	}{
 		{8 * gib, levelOK, "/dev/shm has 8.0 GiB"},
 		{16 * gib, levelOK, "/dev/shm has 16.0 GiB"},
-		{64 << 20, levelTodo, "the default of containers"},
+		{64 << 20, levelTodo, "too small for most data: it is what containers get"},
 		{1 * gib, levelTodo, "little beside the machine's 16.0 GiB"},
 		{32 * gib, levelTodo, "promises 32.0 GiB"},
 		{0, levelTodo, "has no limit"},

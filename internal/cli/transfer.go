@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -68,7 +69,10 @@ somebody removes it.`,
 			if err := a.roomFor(dir, in.size); err != nil {
 				return err
 			}
-			stop := a.progress("put "+printable(name), in.size, in.done.Load)
+			stop := func() {}
+			if !in.typed() {
+				stop = a.progress("put "+printable(name), in.size, in.done.Load)
+			}
 			defer stop()
 			err = interruptible(cmd.Context(), func() error {
 				b, err := shm.CreateFrom(name, a.fastest(in), &opts)
@@ -182,6 +186,11 @@ func (a *app) fastest(in *inputs) io.Reader {
 	return in
 }
 
+// typed says whether somebody types the bytes, whom a bar would disturb.
+func (in *inputs) typed() bool {
+	return slices.ContainsFunc(in.files, func(r io.Reader) bool { return isTerminal(r) })
+}
+
 func (in *inputs) Read(p []byte) (int, error) {
 	for len(in.files) > 0 {
 		if err := in.ctx.Err(); err != nil {
@@ -287,8 +296,9 @@ func (a *app) cat(ctx context.Context, dir shm.Dir, name string, offset, length 
 			"shm cat%s %s | xxd | less", a.placeFlags(), shellQuote(name))
 	}
 	var done atomic.Int64
-	stop := a.progress("cat "+printable(name), end-offset, done.Load)
-	defer stop()
+	if !isTerminal(a.stdout) {
+		defer a.progress("cat "+printable(name), end-offset, done.Load)()
+	}
 	return interruptible(ctx, func() error {
 		for at := offset; at < end; {
 			if err := ctx.Err(); err != nil {
