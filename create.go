@@ -59,6 +59,15 @@ func OpenOrCreate(name string, size int, opts *CreateOptions, init func(*Block) 
 	if err := checkSize(size); err != nil {
 		return nil, wrap(op, name, err)
 	}
+	clean, err := cleanName(name)
+	if err != nil {
+		return nil, wrap(op, name, err)
+	}
+	leave, err := mem.Exclusive(o.Dir, clean)
+	if err != nil {
+		return nil, wrap(op, clean, err)
+	}
+	defer leave()
 	for {
 		b, err := Open(name, &OpenOptions{Prefault: o.Prefault, Dir: o.Dir})
 		if errors.Is(err, mem.ErrEmpty) {
@@ -74,7 +83,7 @@ func OpenOrCreate(name string, size int, opts *CreateOptions, init func(*Block) 
 		case !errors.Is(err, fs.ErrNotExist):
 			return b, err
 		}
-		if b, err = create(op, name, &o, sized(size), init); !errors.Is(err, fs.ErrExist) {
+		if b, err = create(op, name, &o, sized(size), init); !errors.Is(err, errTaken) {
 			return b, err
 		}
 	}
@@ -115,7 +124,7 @@ func FromFile(f *os.File, opts *OpenOptions) (*Block, error) {
 	}
 	obj, err := mem.FromFile(f, o.ReadOnly)
 	if err != nil {
-		return nil, wrap(op, "", sizeOf(err))
+		return nil, wrap(op, "", sizeOf(formatOf(err)))
 	}
 	defer obj.Close()
 	b, err := anonymous(op, obj, o.Prefault)
@@ -130,12 +139,16 @@ func anonymous(op string, obj *mem.Object, prefault bool) (*Block, error) {
 	if err != nil {
 		return nil, wrap(op, "", err)
 	}
+	b := &Block{size: len(p), id: obj.ID, mem: p, anonymous: true}
 	f, err := obj.File("shm")
-	if err != nil {
+	switch {
+	case err == nil:
+		b.file = f
+	case !errors.Is(err, errors.ErrUnsupported): // Windows: only this process can use it
 		mem.Unmap(p)
 		return nil, wrap(op, "", err)
 	}
-	return &Block{size: len(p), id: obj.ID, mem: p, anonymous: true, file: f}, nil
+	return b, nil
 }
 
 // options copies what a caller gave, so that it does not change under us.
@@ -186,7 +199,7 @@ func sized(size int) maker {
 // create is the one way in which a named block comes into being.
 func create(op, name string, opts *CreateOptions, mk maker, init func(*Block) error) (_ *Block, err error) {
 	given := name
-	defer func() { err = wrap(op, given, err) }()
+	defer func() { err = wrap(op, given, sizeOf(err)) }()
 	o := options(opts)
 	if err := o.check(); err != nil {
 		return nil, err
@@ -213,7 +226,7 @@ func create(op, name string, opts *CreateOptions, mk maker, init func(*Block) er
 			return nil, taken(o.Dir, err)
 		}
 	}
-	if o.Lifetime == Tracked {
+	if o.Lifetime == Tracked && !mem.UnlinkIsNothing {
 		if err := tracker.Watch(own); err != nil {
 			return nil, err
 		}
@@ -280,7 +293,7 @@ func build(name string, o *CreateOptions, mk maker, temp func() (string, error),
 			return nil, fmt.Errorf("init: %w", err)
 		}
 	}
-	if o.Lifetime == Persistent {
+	if o.Lifetime == Persistent || mem.UnlinkIsNothing { // or nobody can own anything
 		obj.Mark(Persistent.String())
 		if err := publish(obj, name); err != nil {
 			return nil, err

@@ -101,7 +101,7 @@ func (d Dir) List() ([]Info, error) {
 		return true
 	}
 	err = mem.Entries(string(d), each)
-	if errors.Is(err, errors.ErrUnsupported) && len(owners) > 0 {
+	if errors.Is(err, errors.ErrUnsupported) && !mem.UnlinkIsNothing {
 		// macOS: what the journals name is all that can be known.
 		for _, own := range owners {
 			if s, serr := mem.Lookup(string(d), own.Name); serr == nil {
@@ -137,6 +137,9 @@ func (d Dir) info(s mem.Stat, owners lease.Owners) Info {
 	own, ok := owners.Of(s)
 	if !ok {
 		info.Foreign = mem.LookupMark(string(d), s.Name) != Persistent.String()
+		if mem.UnlinkIsNothing {
+			info.Lifetime = Owned // by all who have it open
+		}
 		return info
 	}
 	info.Lifetime = Owned

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"strings"
 	"time"
 
@@ -145,14 +144,15 @@ func (r Ref) String() string {
 	if r.Dir == "" {
 		return r.Name
 	}
-	return r.Dir + string(os.PathSeparator) + r.Name
+	return r.Dir + "/" + r.Name
 }
 
 // Set makes *Ref a flag.Value. ErrName for what cannot be a block's name.
 func (r *Ref) Set(text string) error {
 	var ref Ref
 	ref.Name = text
-	if i := strings.LastIndexByte(text, os.PathSeparator); i > 0 {
+	// A backslash is part of a name on Windows, where there is no Dir.
+	if i := strings.LastIndexByte(text, '/'); i > 0 {
 		ref.Dir, ref.Name = text[:i], text[i+1:]
 	}
 	name, err := cleanName(ref.Name)

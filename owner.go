@@ -181,12 +181,16 @@ func (b *Block) Unlink() error {
 // who adopts it.
 //
 // Errors: ErrOwned if another process owns it; fs.ErrNotExist if the name is
-// gone; errors.ErrUnsupported for an anonymous block. Disowning what nobody
-// owns does nothing.
+// gone; errors.ErrUnsupported for an anonymous block, and on Windows, where this
+// process must keep the block open until the other one has it. Disowning what
+// nobody owns does nothing.
 func (b *Block) Disown() error {
 	const op = "disown"
 	if b.anonymous {
 		return wrap(op, "", errAnonymous)
+	}
+	if mem.UnlinkIsNothing {
+		return wrap(op, b.name, fmt.Errorf("a block goes with the last process that has it open: %w", errors.ErrUnsupported))
 	}
 	s, err := b.lookup()
 	if err != nil {

@@ -12,16 +12,10 @@ const closed = 1 << 63
 // Guard is open when zero. It must not be copied after first use.
 type Guard struct {
 	word atomic.Uint64 // the closed bit and the number of calls inside
-	once sync.Once
-	init sync.Once
-	done chan struct{} // closed when Close begins
-	idle chan struct{} // closed when the last call has left after that
-}
 
-func (g *Guard) setup() {
-	g.init.Do(func() {
-		g.done, g.idle = make(chan struct{}), make(chan struct{})
-	})
+	mu   sync.Mutex
+	done chan struct{} // closed when Close begins; made when first asked for
+	idle chan struct{} // closed when the last call has left after that; made by a Close that waits
 }
 
 // Enter counts a call in; false if Close has begun. Each Enter that returned
@@ -44,8 +38,12 @@ func (g *Guard) Enter() bool {
 func (g *Guard) Leave() {
 	switch w := g.word.Add(^uint64(0)); {
 	case w == closed:
-		g.setup()
-		close(g.idle) // the last one; pairs with the receive in Close
+		g.mu.Lock()
+		if g.idle != nil {
+			close(g.idle) // the last one; pairs with the receive in Close
+			g.idle = nil
+		}
+		g.mu.Unlock()
 	case w&^closed == closed-1:
 		panic("guard: Leave without Enter")
 	}
@@ -56,7 +54,14 @@ func (g *Guard) Closed() bool { return g.word.Load()&closed != 0 }
 
 // Done returns a channel that is closed when Close begins.
 func (g *Guard) Done() <-chan struct{} {
-	g.setup()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.done == nil {
+		g.done = make(chan struct{})
+		if g.Closed() {
+			close(g.done)
+		}
+	}
 	return g.done
 }
 
@@ -64,15 +69,20 @@ func (g *Guard) Done() <-chan struct{} {
 // whether it was the first: that caller frees what the guard guards. Others
 // wait as well and get false.
 func (g *Guard) Close() bool {
-	first := false
-	g.once.Do(func() {
-		first = true
-		g.setup()
-		if w := g.word.Or(closed); w&^closed == 0 {
-			close(g.idle)
-		}
+	g.mu.Lock()
+	first := g.word.Or(closed)&closed == 0
+	if first && g.done != nil {
 		close(g.done)
-	})
-	<-g.idle
+	}
+	// Whoever is inside now will find idle when leaving, as that takes g.mu.
+	idle := g.idle
+	if idle == nil && g.word.Load() != closed {
+		idle = make(chan struct{})
+		g.idle = idle
+	}
+	g.mu.Unlock()
+	if idle != nil {
+		<-idle
+	}
 	return first
 }

@@ -7,9 +7,9 @@ import (
 	"hash/crc32"
 	"strings"
 	"sync/atomic"
-	"unsafe"
 
 	"github.com/sharedmem/shm/internal/crash"
+	"github.com/sharedmem/shm/internal/layout"
 	"github.com/sharedmem/shm/internal/platform/mem"
 )
 
@@ -122,7 +122,14 @@ func putRecord(slot []byte, r Record) {
 
 func clearRecord(slot []byte) { state(slot).Store(0) }
 
-func state(slot []byte) *atomic.Uint32 { return (*atomic.Uint32)(unsafe.Pointer(&slot[0])) }
+// state is the slot's first word. Slots are at multiples of 8 of a page.
+func state(slot []byte) *atomic.Uint32 {
+	w, err := layout.At[atomic.Uint32](slot, 0)
+	if err != nil {
+		panic(err)
+	}
+	return w
+}
 
 var errJournal = errors.New("not a lease of ours, or of another version")
 

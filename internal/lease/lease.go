@@ -177,10 +177,9 @@ func (l *Lease) make() error {
 	if err != nil {
 		return err
 	}
-	ok, err := o.Lock()
-	if err == nil && !ok {
-		err = errors.New("a new lease file is locked by another process")
-	}
+	// Nobody has it for long: where asking for a lock takes it for a moment, a
+	// sweeper may be asking.
+	err = o.LockWait()
 	var p []byte
 	if err == nil {
 		p, err = o.Map(false)

@@ -70,6 +70,9 @@ type found struct {
 // scan lists the leases of dir and, by lease, the other hidden names.
 func scan(dir string) (leases []found, rest map[uint64][]mem.Stat, err error) {
 	rest = map[uint64][]mem.Stat{}
+	if mem.UnlinkIsNothing {
+		return nil, rest, nil // the system removes what nobody has open: no leases
+	}
 	each := func(s mem.Stat) bool {
 		switch kind, id, ok := parseHidden(s.Name); {
 		case !ok:
@@ -91,7 +94,11 @@ func scan(dir string) (leases []found, rest map[uint64][]mem.Stat, err error) {
 // inUse tells whether a hidden name is that of a lease being made, where the
 // system cannot make one without a name: it is locked before it is a lease.
 func inUse(dir, name string) bool {
-	o, err := mem.Open(dir, name, true)
+	ldir, err := mem.LeaseDir(dir)
+	if err != nil {
+		return true
+	}
+	o, err := mem.Open(ldir, name, true)
 	if err != nil {
 		return false
 	}
@@ -182,11 +189,15 @@ func sweepOne(dir string, l found, hiddenNames []mem.Stat) ([]Removed, error) {
 // unlinkHidden removes hidden names that belong to uid.
 func unlinkHidden(dir string, names []mem.Stat, uid int) error {
 	var errs []error
+	ldir, err := mem.LeaseDir(dir)
+	if err != nil {
+		return err
+	}
 	for _, s := range names {
 		if s.UID != uid {
 			continue
 		}
-		if err := mem.Unlink(dir, s.Name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := mem.Unlink(ldir, s.Name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}
 	}

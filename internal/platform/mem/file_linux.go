@@ -129,7 +129,7 @@ func Anonymous(size int64, flags int) (*Object, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("memfd_create", err)
 	}
-	o := &Object{fd: fd, dir: memfdDir, named: true, flags: flags}
+	o := &Object{fd: fd, dir: memfdDir, named: true, flags: flags, fresh: true}
 	if err := o.init(size, 0o600); err != nil {
 		o.Close()
 		return nil, err

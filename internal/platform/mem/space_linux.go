@@ -118,6 +118,13 @@ var left = struct {
 
 const keepLook = 200 * time.Millisecond
 
+// spare is what of a limit blocks may use. The last part is not for them: a
+// process that fills its cgroup to the brim is killed at the next page of its
+// own heap, and the kernel's counts run some hundred KiB behind.
+func (l Limit) spare() int64 {
+	return max(0, l.Free-min(max(l.Max/16, 1<<20), 32<<20))
+}
+
 // memoryLeft returns how much memory the machine and the cgroups above this
 // process leave, and which of them is the tightest, and counts n as taken.
 // Files on disks are not limited by memory.
@@ -139,8 +146,8 @@ func memoryLeft(dir string, n int64) (int64, string) {
 	}
 	if stale || n > left.free/8 {
 		left.free, left.where = math.MaxInt64, "memory"
-		if limits := Headroom("/"); len(limits) > 0 {
-			left.free, left.where = limits[0].Free, limits[0].Where
+		if limits := Headroom("/"); len(limits) > 0 { // the first is the tightest
+			left.free, left.where = limits[0].spare(), limits[0].Where
 		}
 		left.at = time.Now()
 	}

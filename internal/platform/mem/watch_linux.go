@@ -82,13 +82,15 @@ func Watch(dir, name string, events uint32) (*Watcher, error) {
 func (s *Watcher) Stop() {
 	watches.Lock()
 	defer watches.Unlock()
+	// Closing takes the kernel some 10 ms (it waits for readers of its marks, an
+	// RCU grace period), which no caller should wait for.
 	delete(s.w.subs[s.name], s)
 	if len(s.w.subs[s.name]) == 0 {
 		delete(s.w.subs, s.name)
 	}
 	if len(s.w.subs) == 0 && watches.m[s.w.key] == s.w {
 		delete(watches.m, s.w.key)
-		s.w.file.Close() // ends run
+		go s.w.file.Close() // ends run
 	}
 }
 
