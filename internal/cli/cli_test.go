@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"reflect"
 	"runtime"
 	"strings"
 	"testing"
@@ -252,4 +253,34 @@ func findings(e *examination, level string) (texts string) {
 		}
 	}
 	return texts
+}
+
+// Every field of the documents is in the page of help about them.
+func TestJSONTopic(t *testing.T) {
+	text := newJSONTopic(nil).Long
+	words := map[string]bool{}
+	for _, w := range strings.FieldsFunc(text, func(r rune) bool { return r != '_' && (r < 'a' || r > 'z') }) {
+		words[w] = true
+	}
+	var check func(typ reflect.Type)
+	check = func(typ reflect.Type) {
+		switch typ.Kind() {
+		case reflect.Pointer, reflect.Slice:
+			check(typ.Elem())
+		case reflect.Struct:
+			if typ == reflect.TypeFor[time.Time]() {
+				return
+			}
+			for f := range typ.Fields() {
+				name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+				if !f.Anonymous && !words[name] {
+					t.Errorf("shm help json does not mention %s.%s", typ, name)
+				}
+				check(f.Type)
+			}
+		}
+	}
+	for _, doc := range []any{blockDoc{}, pruned{}, dfDoc{}, finding{}} {
+		check(reflect.TypeOf(doc))
+	}
 }

@@ -1,0 +1,58 @@
+package cli
+
+import "github.com/spf13/cobra"
+
+func init() { verbs = append(verbs, newJSONTopic) }
+
+// newJSONTopic is no verb but a page of help: what programs can rely on.
+func newJSONTopic(*app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "json",
+		Short: "The documents that --json writes",
+		Long: `With --json a command writes one JSON document to standard output, unless it
+failed as a whole; errors are text on standard error, and the exit status is the
+same as without. Fields may be added, but not renamed or removed. Sizes are
+bytes, times RFC 3339, absent fields are unknown. (demo writes its report, whose
+fields may change.)
+
+A block ("B" below):
+  name, path, dir           dir is absent for the system's own place
+  size, resident            resident is what occupies memory now
+  mode                      "0600"
+  uid                       -1 if the system does not say
+  created
+  lifetime                  "owned", "tracked" or "persistent"
+  keep_name                 its owner restores the name
+  foreign                   no program of this module made it, as far as one sees
+  owner                     {pid, alive, lease}; no pid: nobody owns it
+  kind                      what it holds: "list", "npy", "text", …; info only
+  device, inode
+  holders                   [H]; info and ls -l only
+A holder ("H"):
+  pid, name, uid
+  mapped                    bytes of its address space
+  open                      number of descriptors
+
+create, put    B
+ls             {dir, blocks: [B], refused_processes}
+info           {blocks: [B], refused_processes}
+info --python  {python}
+rm             {removed: [name], failed: [text]}
+prune          {dry_run, blocks: [B and removed, why]}
+df             {dir, file_system, size, free, inodes, free_inodes,
+                used: {all, block_count, blocks, other_count, others,
+                       held_count, held, unexplained},
+                held, memfds, shared: [{name, size, resident, guess, holders: [H]}],
+                machine: {all, here, memfds, sysv, shared, mounts, unexplained},
+                sysv: [{id, size, resident, creator, attached, uid}],
+                mounts: [{point, used, size}],
+                limits: [{where, max, used, free}],
+                refused_processes, partial}
+doctor         {ok, findings: [{check, level: "ok", "note" or "todo", text, remedy}]}
+version        {version, go, system, revision, time, modified}
+
+refused_processes counts those that could not be looked into: their part of the
+holders is missing. Exit status: 0 done; 1 something failed, or doctor found
+something to do; 2 the command line makes no sense; 130 interrupted.`,
+	}
+}
