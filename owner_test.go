@@ -210,7 +210,12 @@ func hidden(t *testing.T) []string {
 }
 
 func leaseLocked(t *testing.T, f string) bool {
-	o, err := mem.Open("", filepath.Base(f), false)
+	t.Helper()
+	return leaseLockedIn("", filepath.Base(f))
+}
+
+func leaseLockedIn(dir, name string) bool {
+	o, err := mem.Open(dir, name, false)
 	if err != nil {
 		return true // gone meanwhile: another test's
 	}
