@@ -228,7 +228,7 @@ func (l *Lease) Temp() (name string, release func(), err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err := l.open(); err != nil {
-		return "", nil, err
+		return "", func() {}, err
 	}
 	inc := l.inc
 	inc.live++
