@@ -342,7 +342,7 @@ func smallTmpfs(dir, name string) error {
 	}
 	for _, size := range []int{4 << 20, 1<<20 + 1, 1 << 40} {
 		_, err := shm.Create(name, size, o)
-		check("too large", errors.Is(err, shm.ErrNoSpace) && strings.Contains(err.Error(), "MiB free in "+dir), err)
+		check("too large", errors.Is(err, shm.ErrNoSpace) && strings.Contains(err.Error(), "iB free in "+dir), err)
 	}
 	_, err := shm.CreateFrom(name, io.LimitReader(zeros{}, 2<<20), o)
 	check("too long a stream", errors.Is(err, shm.ErrNoSpace), err)
