@@ -340,7 +340,7 @@ func smallTmpfs(dir, name string) error {
 			errs = append(errs, errors.New(what+": "+errString(err)))
 		}
 	}
-	for _, size := range []int{4 << 20, 1<<20 + 1, 1 << 40} {
+	for _, size := range []int{4 << 20, 1<<20 + 1, 1 << 30} {
 		_, err := shm.Create(name, size, o)
 		check("too large", errors.Is(err, shm.ErrNoSpace) && strings.Contains(err.Error(), "iB free in "+dir), err)
 	}
