@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"runtime"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -304,9 +305,8 @@ func (e *examination) processLimits() {
 	if n, ok := e.a.limit("Max address space"); ok {
 		e.note("limits", "ulimit -v unlimited", "a process has %s of address space at most (ulimit -v), blocks included", e.a.size(n))
 	}
-	var maps int64
-	fmt.Sscan(e.a.read("/proc/sys/vm/max_map_count"), &maps)
-	if maps > 0 && maps < 65530 {
+	maps, err := strconv.ParseInt(strings.TrimSpace(e.a.read("/proc/sys/vm/max_map_count")), 10, 64)
+	if err == nil && maps < 65530 {
 		e.todo("limits", "sysctl vm.max_map_count=65530", "a process may have %d mappings, less than the system's default", maps)
 	}
 	if len(e.list) == before {

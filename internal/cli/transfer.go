@@ -315,7 +315,7 @@ func (a *app) cat(ctx context.Context, dir shm.Dir, name string, offset, length 
 			n, err := move(source, min(left, piece))
 			left -= n
 			done.Add(n)
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				err = &shm.Error{Op: "read", Name: name, Err: shm.ErrTruncated}
 			}
 			if err != nil {

@@ -66,8 +66,8 @@ func TestStartTime(t *testing.T) {
 			t.Errorf("PID %d started at %d, %v", pid, got, err)
 		}
 	}
-	if PIDNamespace() == 0 || PIDNamespace() != PIDNamespace() {
-		t.Error("no steady PID namespace")
+	if PIDNamespace() == 0 {
+		t.Error("no PID namespace")
 	}
 }
 
