@@ -409,6 +409,9 @@ func Remove(dir, name string, id ID, parking string) (bool, error) {
 		err := unlink(from)
 		return err == nil, err
 	}
+	if beforePark != nil {
+		beforePark()
+	}
 	if err := rename(from, to); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			err = nil
@@ -427,6 +430,9 @@ func Remove(dir, name string, id ID, parking string) (bool, error) {
 	}
 	return false, errors.Join(err, unlink(to))
 }
+
+// beforePark lets a test act in the gap between looking and renaming.
+var beforePark func()
 
 // is tells whether the object at p is id; a missing one is not.
 func is(p string, id ID) (bool, error) {
