@@ -230,7 +230,7 @@ func TestPlatformUnsupported(t *testing.T) {
 		}
 	}
 	for _, o := range []*shm.CreateOptions{nil, {Lifetime: shm.Tracked}, {Sparse: true}, {Prefault: true}, {HugePages: true}, {Replace: true}, {Mode: 0o640}} {
-		if o != nil && o.Lifetime == shm.Tracked && os.Getenv("SHM_QEMU") != "" {
+		if o != nil && o.Lifetime == shm.Tracked && emulated {
 			continue // the kernel cannot start the clean-up process, a program for another machine
 		}
 		withDir := shm.CreateOptions{Dir: testDir}

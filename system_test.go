@@ -116,6 +116,9 @@ func TestStaleAccessFaults(t *testing.T) {
 }
 
 func TestTruncatedByPeer(t *testing.T) {
+	if emulated {
+		t.Skip("qemu-user does not say where a fault was")
+	}
 	name := shmtest.Name(t)
 	b := create(t, name, 8*4096, nil)
 	r, err := shm.Open(name, &shm.OpenOptions{ReadOnly: true})
@@ -367,10 +370,12 @@ func smallTmpfs(dir, name string) error {
 	sp, err := shm.Create(name, 4<<20, &shm.CreateOptions{Dir: dir, Sparse: true})
 	check("sparse", err == nil, err)
 	if err == nil {
-		_, err = shm.Open(name, &shm.OpenOptions{Dir: dir, Prefault: true})
-		check("prefault of what cannot be had", errors.Is(err, shm.ErrNoSpace), err)
-		_, err = sp.WriteAt(bytes.Repeat([]byte{1}, 4<<20), 0)
-		check("writing to what cannot be had", errors.Is(err, shm.ErrTruncated), err)
+		if !emulated { // nor does it pass on madvise
+			_, err = shm.Open(name, &shm.OpenOptions{Dir: dir, Prefault: true})
+			check("prefault of what cannot be had", errors.Is(err, shm.ErrNoSpace), err)
+			_, err = sp.WriteAt(bytes.Repeat([]byte{1}, 4<<20), 0)
+			check("writing to what cannot be had", errors.Is(err, shm.ErrTruncated), err)
+		}
 	}
 	infos, err := shm.Dir(dir).List()
 	check("list when full", len(infos) == len(blocks)+1, err)
@@ -550,6 +555,9 @@ func TestFile(t *testing.T) {
 
 // A failed Open must leave the block as it was: CPython unlinks it then.
 func TestFailedOpenIsHarmless(t *testing.T) {
+	if emulated {
+		t.Skip("qemu-user knows no limit on the address space")
+	}
 	name := shmtest.Name(t)
 	b := create(t, name, 1<<20, nil)
 	b.Bytes()[0] = 1
