@@ -181,27 +181,42 @@ func (o *CreateOptions) check() error {
 	return mem.BadOptions(o.Dir, o.KeepName, o.Lifetime == Persistent)
 }
 
-// A maker makes the memory of a new block, before it has a name.
-type maker struct {
-	make   func(name string, o *CreateOptions, temp func() (string, error)) (*mem.Object, error)
-	costly bool // takes much longer than asking whether the name is taken
+// content is what the memory of a new block is made of: size zeros, or what a
+// reader holds.
+type content struct {
+	size int
+	from io.Reader
 }
 
-func sized(size int) maker {
-	return maker{func(name string, o *CreateOptions, temp func() (string, error)) (*mem.Object, error) {
-		if err := checkSize(size); err != nil {
-			return nil, err
-		}
-		return mem.New(o.Dir, name, temp, int64(size), uint32(o.Mode), o.flags())
-	}, size >= 1<<20}
+func sized(size int) content { return content{size: size} }
+
+func filled(r io.Reader) content { return content{from: r} }
+
+// costly tells that making it takes much longer than asking whether the name is
+// taken.
+func (c content) costly() bool { return c.from != nil || c.size >= 1<<20 }
+
+func (c content) check() error {
+	if c.from != nil {
+		return nil
+	}
+	return checkSize(c.size)
+}
+
+// object makes the memory, before it has a name.
+func (c content) object(name string, o *CreateOptions, temp func() (string, error)) (*mem.Object, error) {
+	if c.from != nil {
+		return mem.NewFrom(o.Dir, name, temp, c.from, uint32(o.Mode), o.flags())
+	}
+	return mem.New(o.Dir, name, temp, int64(c.size), uint32(o.Mode), o.flags())
 }
 
 // create is the one way in which a named block comes into being.
-func create(op, name string, opts *CreateOptions, mk maker, init func(*Block) error) (_ *Block, err error) {
+func create(op, name string, opts *CreateOptions, c content, init func(*Block) error) (_ *Block, err error) {
 	given := name
 	defer func() { err = wrap(op, given, sizeOf(err)) }()
 	o := options(opts)
-	if err := o.check(); err != nil {
+	if err := errors.Join(o.check(), c.check()); err != nil {
 		return nil, err
 	}
 	if o.Mode == 0 {
@@ -219,7 +234,7 @@ func create(op, name string, opts *CreateOptions, mk maker, init func(*Block) er
 			return nil, err
 		}
 	}
-	if name != "" && mk.costly {
+	if name != "" && c.costly() {
 		// Looking first spares the work; whoever comes in between is found out
 		// when the name is given.
 		if _, err := mem.Lookup(o.Dir, name); !errors.Is(err, fs.ErrNotExist) {
@@ -238,12 +253,10 @@ func create(op, name string, opts *CreateOptions, mk maker, init func(*Block) er
 		return name, err
 	}
 	for {
-		try := name
-		if try == "" {
-			try = freshName()
-		}
-		b, err := build(try, &o, mk, temp, init, own)
-		if name == "" && errors.Is(err, errTaken) {
+		b, err := build(name, &o, c, temp, init, own)
+		// A name of ours was taken already where it is given at once. What came
+		// from a reader is spent by then.
+		if name == "" && errors.Is(err, errTaken) && c.from == nil {
 			continue
 		}
 		return b, err
@@ -260,10 +273,14 @@ func taken(dir string, err error) error {
 	return err
 }
 
-// build makes one block and gives it its name. Whatever fails or panics,
-// nothing is left.
-func build(name string, o *CreateOptions, mk maker, temp func() (string, error), init func(*Block) error, own *lease.Lease) (_ *Block, err error) {
-	obj, err := mk.make(name, o, temp)
+// build makes one block and gives it its name, a fresh one for "". Whatever
+// fails or panics, nothing is left.
+func build(name string, o *CreateOptions, c content, temp func() (string, error), init func(*Block) error, own *lease.Lease) (_ *Block, err error) {
+	fresh := name == ""
+	if fresh {
+		name = freshName()
+	}
+	obj, err := c.object(name, o, temp)
 	if err != nil {
 		if errors.Is(err, fs.ErrExist) {
 			err = errTaken
@@ -275,12 +292,12 @@ func build(name string, o *CreateOptions, mk maker, temp func() (string, error),
 	done := false
 	defer func() {
 		if done {
-			obj.Close()
+			_ = obj.Close()
 			return
 		}
 		obj.Discard()
 		if b != nil {
-			b.Close()
+			_ = b.Close()
 		}
 	}()
 	p, err := obj.Map(o.Prefault)
@@ -293,12 +310,19 @@ func build(name string, o *CreateOptions, mk maker, temp func() (string, error),
 			return nil, fmt.Errorf("init: %w", err)
 		}
 	}
-	if o.Lifetime == Persistent || mem.UnlinkIsNothing { // or nobody can own anything
-		obj.Mark(Persistent.String())
-		if err := publish(obj, name); err != nil {
-			return nil, err
+	for {
+		if o.Lifetime == Persistent || mem.UnlinkIsNothing {
+			obj.Mark(Persistent.String())
+			err = publish(obj, b.name)
+		} else {
+			err = publishOwned(b, obj, o, own)
 		}
-	} else if err := publishOwned(b, obj, o, own); err != nil {
+		if !fresh || obj.Named() || !errors.Is(err, errTaken) {
+			break
+		}
+		b.name = freshName()
+	}
+	if err != nil {
 		return nil, err
 	}
 	crash.Point("create:published")
@@ -313,13 +337,6 @@ func publish(obj *mem.Object, name string) error {
 		return errTaken
 	}
 	return err
-}
-
-// filled makes an object of what r holds.
-func filled(r io.Reader) maker {
-	return maker{func(name string, o *CreateOptions, temp func() (string, error)) (*mem.Object, error) {
-		return mem.NewFrom(o.Dir, name, temp, r, uint32(o.Mode), o.flags())
-	}, true}
 }
 
 // sizeOf makes the errors about empty objects errors about size.

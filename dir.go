@@ -3,6 +3,7 @@ package shm
 import (
 	"errors"
 	"io/fs"
+	"os"
 	"strings"
 	"time"
 
@@ -136,7 +137,9 @@ func (d Dir) info(s mem.Stat, owners lease.Owners) Info {
 	}
 	own, ok := owners.Of(s)
 	if !ok {
-		info.Foreign = mem.LookupMark(string(d), s.Name) != Persistent.String()
+		// Another user's leases cannot be read, so nothing can be said of his blocks.
+		euid := os.Geteuid()
+		info.Foreign = (euid == 0 || s.UID == euid) && mem.LookupMark(string(d), s.Name) != Persistent.String()
 		if mem.UnlinkIsNothing {
 			info.Lifetime = Owned // by all who have it open
 		}

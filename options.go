@@ -129,7 +129,7 @@ type Info struct {
 	KeepName bool        `json:"keep_name"`        // its owner restores the name
 	Owner    Owner       `json:"owner"`            // zero if nobody owns it or we may not know
 	Kind     string      `json:"kind,omitempty"`   // what it holds, if that can be told; only Stat looks
-	Foreign  bool        `json:"foreign"`          // no journal of ours names it and no mark of ours is on it
+	Foreign  bool        `json:"foreign"`          // no journal of ours names it and no mark of ours is on it; false where that cannot be known
 	Device   uint64      `json:"device,omitempty"` // with Inode, its identity on Unix
 	Inode    uint64      `json:"inode,omitempty"`
 }

@@ -24,7 +24,7 @@ type Object struct {
 	named    bool
 	readOnly bool
 	flags    int
-	fresh    bool // made here just now, so that its pages are not there yet
+	fresh    bool   // made here just now, so that its pages are not there yet
 	system   string // its name in the system's own place, where that is no directory
 	beside   func() // lets go of what stands for the lock there; nil if not taken
 }
@@ -45,7 +45,7 @@ func New(dir, name string, temp func() (string, error), size int64, mode uint32,
 	o := &Object{fd: -1, dir: dir, flags: flags, fresh: true}
 	var err error
 	if o.fd, o.hidden, err = openUnnamed(dir, temp, mode); err != nil {
-		return nil, err
+		return nil, inodesError(dir, size, err)
 	}
 	if err := o.init(size, mode); err != nil {
 		o.Discard()
@@ -105,6 +105,14 @@ func sizeError(dir string, size int64, err error) error {
 	return err
 }
 
+// inodesError explains the same error from a call that needs no bytes.
+func inodesError(dir string, size int64, err error) error {
+	if errors.Is(err, unix.ENOSPC) {
+		return &NoSpaceError{Asked: size, Free: -1, Where: dir + ", which has as many files as it can (see df -i)"}
+	}
+	return err
+}
+
 // Named tells whether the object already has its public name.
 func (o *Object) Named() bool { return o.named }
 
@@ -114,7 +122,7 @@ func (o *Object) Publish(name string) error {
 		return nil
 	}
 	if err := o.Link(name); err != nil {
-		return err
+		return inodesError(o.dir, o.Size, err)
 	}
 	o.named = true
 	if o.hidden != "" {
