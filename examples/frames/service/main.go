@@ -12,7 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"unsafe"
+	"reflect"
 
 	"github.com/sharedmem/shm"
 )
@@ -31,6 +31,9 @@ type header struct {
 	Darkest, Brightest uint8
 	_                  [6]byte
 }
+
+// headerSize is 32, as struct.Struct("<QIIQBB6x").size in Python.
+var headerSize = int(reflect.TypeFor[header]().Size())
 
 // frame is the block, seen as what it holds.
 type frame struct {
@@ -51,8 +54,7 @@ func main() {
 }
 
 func serve(ctx context.Context, name string, frames int) error {
-	const size = int(unsafe.Sizeof(header{})) + width*height
-	b, err := shm.Create(name, size, &shm.CreateOptions{
+	b, err := shm.Create(name, headerSize+width*height, &shm.CreateOptions{
 		KeepName: true, // workers may be careless, see the README
 		Prefault: true, // no page faults while pictures are made
 	})
@@ -65,7 +67,7 @@ func serve(ctx context.Context, name string, frames int) error {
 	if f.header, err = shm.At[header](b, 0); err != nil {
 		return err
 	}
-	if f.pixels, err = shm.Slice[uint8](b, int(unsafe.Sizeof(header{})), width*height); err != nil {
+	if f.pixels, err = shm.Slice[uint8](b, headerSize, width*height); err != nil {
 		return err
 	}
 	f.Width, f.Height = width, height
