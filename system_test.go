@@ -52,14 +52,14 @@ func init() {
 	})
 	shmtest.Register("in-cgroup", func(args []string) int {
 		shmtest.Await("go") // we are in it now
-		_, err := shm.Create(args[0], 64<<20, nil)
+		_, err := shm.Create(args[0], 256<<20, nil)
 		if err == nil {
 			shm.Unlink(args[0])
 		}
 		shmtest.Say("%v, %v", errors.Is(err, shm.ErrNoSpace), err)
-		_, err = shm.Anonymous(64<<20, nil)
+		_, err = shm.Anonymous(256<<20, nil)
 		shmtest.Say("%v, %v", errors.Is(err, shm.ErrNoSpace), err)
-		_, err = shm.CreateFrom(args[0], io.LimitReader(zeros{}, 64<<20), nil)
+		_, err = shm.CreateFrom(args[0], io.LimitReader(zeros{}, 256<<20), nil)
 		if err == nil {
 			shm.Unlink(args[0])
 		}
@@ -399,7 +399,7 @@ func errString(err error) string {
 // A block that does not fit into the memory cgroup is refused: without looking
 // first, the kernel kills whoever reserves it.
 func TestSmallCgroup(t *testing.T) {
-	join := smallCgroup(t, 32<<20)
+	join := smallCgroup(t, 128<<20)
 	p := shmtest.Start(t, "in-cgroup", shmtest.Name(t))
 	if err := join(p.PID()); err != nil {
 		t.Fatal(err)
