@@ -90,26 +90,21 @@ func (d Dir) Stat(name string) (Info, error) {
 
 // List is [List] in d.
 func (d Dir) List() ([]Info, error) {
-	owners, err := lease.ReadOwners(string(d))
-	if err != nil {
-		return nil, wrap("list", "", err)
-	}
-	var infos []Info
-	each := func(s mem.Stat) bool {
-		if !strings.HasPrefix(s.Name, "sem.") {
-			infos = append(infos, d.info(s, owners))
-		}
-		return true
-	}
-	err = mem.Entries(string(d), each)
+	blocks, owners, err := lease.List(string(d))
 	if errors.Is(err, errors.ErrUnsupported) && !mem.UnlinkIsNothing {
 		// macOS: what the journals name is all that can be known.
 		for _, own := range owners {
-			if s, serr := mem.Lookup(string(d), own.Name); serr == nil {
-				each(s)
+			if s, err := mem.Lookup(string(d), own.Name); err == nil {
+				blocks = append(blocks, s)
 			}
 		}
 		err = nil
+	}
+	infos := make([]Info, 0, len(blocks))
+	for _, s := range blocks {
+		if !strings.HasPrefix(s.Name, "sem.") {
+			infos = append(infos, d.info(s, owners))
+		}
 	}
 	return infos, wrap("list", "", err)
 }
@@ -150,7 +145,7 @@ func (d Dir) info(s mem.Stat, owners lease.Owners) Info {
 		info.Lifetime = Tracked
 	}
 	info.KeepName = own.Keep
-	info.Owner = Owner{PID: own.PID, Alive: own.Alive, Lease: own.Header.String()}
+	info.Owner = Owner{PID: own.PID, Alive: own.Alive, Lease: own.Lease}
 	return info
 }
 

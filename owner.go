@@ -253,17 +253,18 @@ func (b *Block) adopt() error {
 	if mine, err := b.livingOwner(obj.Stat); err != nil || mine {
 		return err
 	}
-	slot, err := lease.For(b.dir).Record(lease.Record{Name: b.name, ID: b.id})
+	l := lease.For(b.dir)
+	slot, err := l.Record(lease.Record{Name: b.name, ID: b.id})
 	if err != nil {
 		return err
 	}
 	crash.Point("adopt:recorded")
 	// A dead owner's journal may still name it, and its sweeper be at work.
-	err = lease.Disclaim(b.dir, b.id)
-	if err == nil {
-		_, err = b.lookup()
+	if err := l.Disclaim(b.id); err != nil {
+		slot.Forget()
+		return fmt.Errorf("%w: %w", ErrOwned, err)
 	}
-	if err != nil {
+	if _, err := b.lookup(); err != nil {
 		slot.Forget()
 		return err
 	}

@@ -258,16 +258,15 @@ func (a *app) inside(path string) string {
 // unexplained.
 func namedFiles(dir string, device uint64) map[proc.Key]int64 {
 	files := map[proc.Key]int64{}
-	note := func(s mem.Stat) bool {
+	all := func(string) bool { return true }
+	note := func(s mem.Stat) {
 		if s.Dev == device {
 			files[proc.Key{Dev: s.Dev, Ino: s.Ino}] = s.Resident
 		}
-		return true
 	}
 	var walk func(dir string)
 	walk = func(dir string) {
-		_ = mem.Entries(dir, note)
-		_ = mem.Hidden(dir, note)
+		_ = mem.Entries(dir, all, note)
 		entries, _ := os.ReadDir(dir)
 		for _, e := range entries {
 			if e.IsDir() {

@@ -61,9 +61,6 @@ type Header struct {
 	Created   int64
 }
 
-// String returns the lease's ID as its file's name has it.
-func (h Header) String() string { return fmt.Sprintf("%016x", h.ID) }
-
 // Record is what the journal says of one block.
 type Record struct {
 	Name    string

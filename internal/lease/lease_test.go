@@ -124,7 +124,10 @@ func TestSweepSparesTheLiving(t *testing.T) {
 	if !ok || !own.Alive || own.PID != os.Getpid() || !own.Keep || !l.Is(own.Header.ID) {
 		t.Fatalf("%+v %v", own, ok)
 	}
-	if err := Disclaim(dir, s.ID); err != nil {
+	if err := (&Lease{dir: dir}).Disclaim(s.ID); !errors.Is(err, errBusy) {
+		t.Fatal("a living owner's block was disclaimed:", err)
+	}
+	if err := l.Disclaim(s.ID); err != nil {
 		t.Fatal(err)
 	}
 	if owners, _ = ReadOwners(dir); len(owners) != 1 {

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/sharedmem/shm/internal/crash"
 	"github.com/sharedmem/shm/internal/platform/mem"
@@ -21,8 +22,11 @@ type Removed struct {
 // Owner says whose lease names a block.
 type Owner struct {
 	Header
+	Lease string // the ID as the lease file's name has it
 	Alive bool
 }
+
+func ownerOf(h Header, alive bool) Owner { return Owner{h, fmt.Sprintf("%016x", h.ID), alive} }
 
 // Sweep removes what the dead owners of dir left, and only that, and says what
 // it removed. Leases of other users are passed over unless we are root, since
@@ -32,7 +36,7 @@ type Owner struct {
 func Sweep(dir string) ([]Removed, error) {
 	var out []Removed
 	var errs []error
-	leases, rest, err := scan(dir)
+	leases, rest, err := scan(dir, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -67,27 +71,30 @@ type found struct {
 	id   uint64
 }
 
-// scan lists the leases of dir and, by lease, the other hidden names.
-func scan(dir string) (leases []found, rest map[uint64][]mem.Stat, err error) {
+// scan lists the leases of dir and, by lease, the other hidden names, and calls
+// block, if it is not nil, with everything else.
+func scan(dir string, block func(mem.Stat)) (leases []found, rest map[uint64][]mem.Stat, err error) {
 	rest = map[uint64][]mem.Stat{}
 	if mem.UnlinkIsNothing {
 		return nil, rest, nil // the system removes what nobody has open: no leases
-	}
-	each := func(s mem.Stat) bool {
-		switch kind, id, ok := parseHidden(s.Name); {
-		case !ok:
-		case kind == kindLease:
-			leases = append(leases, found{s.Name, id})
-		default:
-			rest[id] = append(rest[id], s)
-		}
-		return true
 	}
 	ldir, err := mem.LeaseDir(dir)
 	if err != nil {
 		return nil, nil, err
 	}
-	err = mem.Hidden(ldir, each)
+	// Blocks and leases lie together, but where the system's place is no directory.
+	blocks := block != nil && mem.Listed(dir)
+	want := func(name string) bool { return blocks || strings.HasPrefix(name, mem.Prefix) }
+	err = mem.Entries(ldir, want, func(s mem.Stat) {
+		switch kind, id, ok := parseHidden(s.Name); {
+		case ok && kind == kindLease:
+			leases = append(leases, found{s.Name, id})
+		case ok:
+			rest[id] = append(rest[id], s)
+		case !strings.HasPrefix(s.Name, mem.Prefix):
+			block(s)
+		}
+	})
 	return leases, rest, err
 }
 
@@ -170,7 +177,7 @@ func sweepOne(dir string, l found, hiddenNames []mem.Stat) ([]Removed, error) {
 			errs = append(errs, err)
 		}
 		if ok {
-			out = append(out, Removed{Stat: s, Owner: Owner{Header: h}, Record: r.Record})
+			out = append(out, Removed{Stat: s, Owner: ownerOf(h, false), Record: r.Record})
 			crash.Point("sweep:removed")
 		}
 	}
@@ -246,15 +253,40 @@ func (o Owners) Of(s mem.Stat) (Owned, bool) {
 
 // ReadOwners reads every lease of dir that we may read. It changes nothing.
 func ReadOwners(dir string) (Owners, error) {
+	leases, _, err := scan(dir, nil)
+	if err != nil {
+		return nil, err
+	}
+	return readOwners(dir, leases)
+}
+
+// List returns the blocks of dir and what the leases say of them. It changes
+// nothing. The error is errors.ErrUnsupported, with the owners, where the system
+// keeps no list.
+func List(dir string) ([]mem.Stat, Owners, error) {
+	var blocks []mem.Stat
+	leases, _, err := scan(dir, func(s mem.Stat) { blocks = append(blocks, s) })
+	if err != nil {
+		return nil, nil, err
+	}
+	owners, err := readOwners(dir, leases)
+	if err == nil && !mem.Listed(dir) {
+		err = errors.ErrUnsupported
+	}
+	return blocks, owners, err
+}
+
+func readOwners(dir string, leases []found) (Owners, error) {
 	out := Owners{}
-	err := eachLease(dir, func(o *mem.Object, _ found, h Header, records []slotRecord) error {
+	err := readLeases(dir, leases, func(o *mem.Object, _ found, h Header, records []slotRecord) error {
 		alive, err := o.Locked()
+		owner := ownerOf(h, alive)
 		for _, r := range records {
 			// While a block is handed over, two leases may name it: the living
 			// one counts.
 			k := Key{r.ID, o.UID}
 			if old, ok := out[k]; !ok || !old.Alive {
-				out[k] = Owned{Owner: Owner{h, alive}, Record: r.Record}
+				out[k] = Owned{Owner: owner, Record: r.Record}
 			}
 		}
 		return err
@@ -264,9 +296,16 @@ func ReadOwners(dir string) (Owners, error) {
 
 // eachLease calls f with every lease of dir that can be read.
 func eachLease(dir string, f func(*mem.Object, found, Header, []slotRecord) error) error {
-	leases, _, err := scan(dir)
+	leases, _, err := scan(dir, nil)
 	if err != nil {
 		return err
+	}
+	return readLeases(dir, leases, f)
+}
+
+func readLeases(dir string, leases []found, f func(*mem.Object, found, Header, []slotRecord) error) error {
+	if len(leases) == 0 {
+		return nil
 	}
 	ldir, err := mem.LeaseDir(dir)
 	if err != nil {
@@ -291,15 +330,21 @@ func eachLease(dir string, f func(*mem.Object, found, Header, []slotRecord) erro
 }
 
 // Disclaim takes the block out of the journals of dead owners, so that no
-// sweep removes it any more. Blocks of living owners it leaves alone.
-func Disclaim(dir string, id mem.ID) error {
-	return eachLease(dir, func(o *mem.Object, _ found, _ Header, records []slotRecord) error {
+// sweep removes it any more. errBusy if a sweeper is at work on one of them, or
+// if its owner is alive: then the block is not for having.
+func (l *Lease) Disclaim(id mem.ID) error {
+	return eachLease(l.dir, func(o *mem.Object, f found, _ Header, records []slotRecord) error {
+		if l.Is(f.id) || !mayJudge(o.UID) {
+			return nil
+		}
 		for _, r := range records {
-			if r.Record.ID != id || !mayJudge(o.UID) {
+			if r.Record.ID != id {
 				continue
 			}
-			if ok, err := o.Lock(); !ok {
-				return err // alive; or being swept, and then the block is going
+			if ok, err := o.Lock(); err != nil {
+				return err
+			} else if !ok {
+				return errBusy
 			}
 			if err := o.WriteAt(make([]byte, 4), int64(slotOffset(r.n))); err != nil {
 				return err
@@ -308,3 +353,5 @@ func Disclaim(dir string, id mem.ID) error {
 		return nil
 	})
 }
+
+var errBusy = errors.New("it is just being removed")

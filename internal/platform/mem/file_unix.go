@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -463,19 +462,12 @@ func Unlink(dir, name string) error {
 	return unlink(path(resolve(dir), name))
 }
 
-// Entries calls each with every regular file in dir that has no hidden name of
-// ours, until it returns false. Files that vanish meanwhile are passed over.
-func Entries(dir string, each func(Stat) bool) error {
-	if dir == "" && !systemIsDir {
+// Entries calls each with every regular file in dir whose name is wanted, hidden
+// ones included. Files that vanish meanwhile are passed over.
+func Entries(dir string, want func(name string) bool, each func(Stat)) error {
+	if !Listed(dir) {
 		return errors.ErrUnsupported
 	}
-	return entries(dir, false, each)
-}
-
-// Hidden does the same for the names that begin with Prefix.
-func Hidden(dir string, each func(Stat) bool) error { return entries(dir, true, each) }
-
-func entries(dir string, hidden bool, each func(Stat) bool) error {
 	d, err := os.Open(resolve(dir))
 	if err != nil {
 		return err
@@ -483,15 +475,13 @@ func entries(dir string, hidden bool, each func(Stat) bool) error {
 	defer d.Close()
 	// Paths relative to the directory's descriptor spare a path walk for each
 	// of perhaps 10 000 entries.
+	fd := int(d.Fd())
 	for {
 		names, err := d.Readdirnames(4096)
 		for _, name := range names {
 			s := Stat{Name: name}
-			if strings.HasPrefix(name, Prefix) != hidden || lstatAt(int(d.Fd()), name, &s) != nil {
-				continue
-			}
-			if !each(s) {
-				return nil
+			if want(name) && lstatAt(fd, name, &s) == nil {
+				each(s)
 			}
 		}
 		if errors.Is(err, io.EOF) {
@@ -502,6 +492,10 @@ func entries(dir string, hidden bool, each func(Stat) bool) error {
 		}
 	}
 }
+
+// Listed tells whether Entries works for dir: the system's place may keep no
+// list.
+func Listed(dir string) bool { return dir != "" || systemIsDir }
 
 // ReadAll returns the object's bytes, up to limit of them. It reads rather than
 // maps, since the object may be made smaller meanwhile.

@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-func noTemp() (string, error) { return "", errors.New("no hidden name should be needed") }
+func noHiddenName() (string, error) { return "", errors.New("no hidden name should be needed") }
 
 func make1(t *testing.T, dir, name string) *Object {
 	t.Helper()
@@ -256,7 +256,7 @@ func TestUnnamedNeedsNoHiddenName(t *testing.T) {
 	if forceHidden {
 		t.Skip("SHM_TEST_NO_TMPFILE is set")
 	}
-	o, err := New("", "x", noTemp, 10, 0o600, Sparse)
+	o, err := New("", "x", noHiddenName, 10, 0o600, Sparse)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -48,10 +48,10 @@ func (o *Object) WriteAt(b []byte, off int64) error { return errors.ErrUnsupport
 func LeaseDir(dir string) (string, error) { return "", errors.ErrUnsupported }
 
 // Entries returns errors.ErrUnsupported.
-func Entries(dir string, each func(Stat) bool) error { return errors.ErrUnsupported }
+func Entries(string, func(string) bool, func(Stat)) error { return errors.ErrUnsupported }
 
-// Hidden returns errors.ErrUnsupported.
-func Hidden(dir string, each func(Stat) bool) error { return errors.ErrUnsupported }
+// Listed returns false.
+func Listed(string) bool { return false }
 
 // Mark does nothing.
 func (o *Object) Mark(text string) {}
