@@ -127,7 +127,7 @@ func openSystem(name string, readOnly bool) (*Object, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := &Object{fd: fd, named: true, readOnly: readOnly, system: name}
+	o := &Object{Stat: Stat{Name: name}, fd: fd, named: true, readOnly: readOnly, system: name}
 	if err = o.statSystem(); err == nil && o.Size == 0 {
 		err = ErrEmpty
 	}
