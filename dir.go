@@ -91,7 +91,7 @@ func (d Dir) Stat(name string) (Info, error) {
 // List is [List] in d.
 func (d Dir) List() ([]Info, error) {
 	blocks, owners, err := lease.List(string(d))
-	if errors.Is(err, errors.ErrUnsupported) && !mem.UnlinkIsNothing {
+	if errors.Is(err, errors.ErrUnsupported) && owners != nil && !mem.UnlinkIsNothing {
 		// macOS: what the journals name is all that can be known.
 		for _, own := range owners {
 			if s, err := mem.Lookup(string(d), own.Name); err == nil {
