@@ -105,9 +105,11 @@ func inMemory(fsType int64) bool {
 	return fsType == tmpfsMagic || fsType == ramfsMagic || fsType == hugetlbfs
 }
 
-// Looking into cgroups and /proc/meminfo costs some 50 µs, ten times a small
-// Create. So the answer is kept for a moment and what we reserve is taken off
-// it: small blocks pay for one look in many.
+// Looking into cgroups and /proc/meminfo costs some 150 µs, ten times a small
+// Create. So the answer is kept for a while and what we reserve is taken off it:
+// small blocks pay for one look in many. How long depends on what is at stake:
+// what would take less than a four-thousandth of the memory left may rely on
+// what was true some seconds ago.
 var left = struct {
 	sync.Mutex
 	at    time.Time
@@ -116,7 +118,10 @@ var left = struct {
 	disk  map[string]bool // directories that do not lie in memory
 }{disk: map[string]bool{}}
 
-const keepLook = 200 * time.Millisecond
+const (
+	keepLook      = 200 * time.Millisecond
+	keepLookSmall = 5 * time.Second
+)
 
 // spare is what of a limit blocks may use. The last part is not for them: a
 // process that fills its cgroup to the brim is killed at the next page of its
@@ -131,7 +136,8 @@ func (l Limit) spare() int64 {
 func memoryLeft(dir string, n int64) (int64, string) {
 	left.Lock()
 	defer left.Unlock()
-	stale := time.Since(left.at) > keepLook
+	age := time.Since(left.at)
+	stale := age > keepLookSmall || age > keepLook && n > left.free>>12
 	if stale {
 		clear(left.disk)
 	}
