@@ -54,7 +54,9 @@ func Size(n int64) string {
 
 // ID is an object's identity. Two objects that ever existed on one machine
 // differ in it as long as Birth is known: inode numbers alone are used again.
-// The zero ID is no object's; macOS and Windows have none.
+// The zero ID is no object's. Windows has none, and macOS tells too little of
+// the objects in its own place: their ID is a fingerprint of that, which a
+// successor of the same name, size, mode and user has as well.
 type ID struct {
 	Dev, Ino uint64
 	Birth    int64 // nanoseconds since 1970; 0 if the file system does not say
