@@ -205,7 +205,9 @@ func leftovers(prefix, tmp string, before map[string]bool) map[string]string {
 		}
 	}
 	_ = filepath.WalkDir(tmp, func(path string, e os.DirEntry, err error) error {
-		if err == nil && path != tmp {
+		// What lies in the directory for leases, where they need one, is looked at;
+		// itself it stays.
+		if err == nil && path != tmp && path != filepath.Join(tmp, "shm-"+strconv.Itoa(os.Geteuid())) {
 			if info, err := e.Info(); err == nil {
 				left["file "+path] = describe(path, info)
 			}
