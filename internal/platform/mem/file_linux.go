@@ -102,7 +102,7 @@ func statx(dirfd int, p string, flags int, out *Stat) error {
 		return ErrNotRegular
 	}
 	out.Dev, out.Ino = unix.Mkdev(s.Dev_major, s.Dev_minor), s.Ino
-	// tmpfs knows the birth time from kernel 6.0 on.
+	// tmpfs knows the birth time from kernel 5.18 on.
 	if out.Birth = 0; s.Mask&unix.STATX_BTIME != 0 {
 		out.Birth = s.Btime.Sec*1e9 + int64(s.Btime.Nsec)
 	}

@@ -33,8 +33,9 @@ func shmOpen(name string, flags int, mode uint32) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	// macOS refuses O_CLOEXEC, so the flag is set later; until then package
-	// os/exec must not fork.
+	// macOS refuses O_CLOEXEC. Both kernels are known to set the flag by
+	// themselves, but no manual promises it; so it is set here, and until then
+	// package os/exec must not fork.
 	syscall.ForkLock.RLock()
 	defer syscall.ForkLock.RUnlock()
 	fd, _, errno := unix.Syscall(unix.SYS_SHM_OPEN, uintptr(unsafe.Pointer(p)), uintptr(flags), uintptr(mode))
