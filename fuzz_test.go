@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/sharedmem/shm"
+	"github.com/sharedmem/shm/internal/shmtest"
 )
 
 // A name is refused before any system call, or it makes exactly one file with
@@ -19,7 +20,7 @@ func FuzzName(f *testing.F) {
 	}
 	f.Add("psm_1a2b3c4d")
 	f.Add("/ünïcode and blanks\n")
-	dir := f.TempDir()
+	dir := shmtest.TempDir(f)
 	f.Fuzz(func(t *testing.T, name string) {
 		b, err := shm.Create(name, 1, &shm.CreateOptions{Dir: dir, Sparse: true, Lifetime: shm.Persistent})
 		if runtime.GOOS == "windows" && errors.Is(err, errors.ErrUnsupported) {
@@ -57,7 +58,7 @@ func FuzzOptions(f *testing.F) {
 	f.Add(1, uint32(0), 0, uint8(0))
 	f.Add(4097, uint32(0o640), 2, uint8(0b111))
 	f.Add(-1, uint32(1<<31), -7, uint8(0xff))
-	dir := f.TempDir()
+	dir := shmtest.TempDir(f)
 	f.Fuzz(func(t *testing.T, size int, mode uint32, life int, bits uint8) {
 		size %= 1 << 20 // what is larger is a matter of space
 		o := &shm.CreateOptions{

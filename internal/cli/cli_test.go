@@ -198,7 +198,7 @@ func FuzzArgs(f *testing.F) {
 	for _, s := range []string{"ls", "ls -l --sort size", "info a --python", "cat --offset 1K x", "version --json", "help put", "--color\x00never", "create --help", "__complete ls \x00", "rm -h", "ls [a"} {
 		f.Add(s)
 	}
-	dir := f.TempDir()
+	dir := shmtest.TempDir(f)
 	safe := map[string]bool{"ls": true, "list": true, "info": true, "stat": true, "cat": true, "version": true, "help": true, "completion": true}
 	f.Fuzz(func(t *testing.T, line string) {
 		args := strings.FieldsFunc(line, func(r rune) bool { return r == ' ' })
@@ -236,7 +236,7 @@ func topName(c interface{ CommandPath() string }) string {
 // fixture writes the files of a made-up machine and returns its root.
 func fixture(t *testing.T, files map[string]string) string {
 	t.Helper()
-	root := t.TempDir()
+	root := shmtest.TempDir(t)
 	for name, text := range files {
 		path := filepath.Join(root, filepath.FromSlash(name))
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {

@@ -17,6 +17,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/sharedmem/shm/internal/shmtest"
 )
 
 // nasty is what counting could get wrong.
@@ -375,7 +377,7 @@ func FuzzDemoResult(f *testing.F) {
 // writeTree writes files, by their slash-separated names, below a new folder.
 func writeTree(t *testing.T, files map[string]string) string {
 	t.Helper()
-	root := t.TempDir()
+	root := shmtest.TempDir(t)
 	for name, text := range files {
 		path := filepath.Join(root, filepath.FromSlash(name))
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {

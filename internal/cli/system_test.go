@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/sharedmem/shm/internal/platform/mem"
+	"github.com/sharedmem/shm/internal/shmtest"
 )
 
 const mountinfo = `22 1 254:0 / / rw,relatime - ext4 /dev/vda rw
@@ -53,7 +54,7 @@ func TestSegments(t *testing.T) {
 	if got := a.segments(); !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
-	if got := (&app{root: t.TempDir()}).segments(); got == nil || len(got) != 0 {
+	if got := (&app{root: shmtest.TempDir(t)}).segments(); got == nil || len(got) != 0 {
 		t.Errorf("a system without segments has %v, want an empty list", got)
 	}
 }

@@ -322,6 +322,17 @@ func readFile(path string) string {
 	return string(b)
 }
 
+// TempDir is t.TempDir, which cannot clean up on older versions of Wine.
+func TempDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { removeAll(dir) })
+	return dir
+}
+
 // removeAll is os.RemoveAll, which older versions of Wine do not support.
 func removeAll(dir string) {
 	if os.RemoveAll(dir) == nil {
