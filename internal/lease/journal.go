@@ -42,7 +42,11 @@ const (
 	slotSize  = 320
 	nameMax   = 255
 	firstSize = 4096
-	maxSize   = 1 << 30 // of a lease that we read: three million blocks
+
+	// maxSize bounds what anybody can make us read by putting a file into the
+	// directory. It has room for 200 000 blocks of one process, three times as
+	// many as Linux lets a process map.
+	maxSize = 64 << 20
 )
 
 const (

@@ -280,6 +280,9 @@ func (inc *incarnation) grow(n int) error {
 	if int64(need) <= size {
 		return nil
 	}
+	if size*2 > maxSize {
+		return fmt.Errorf("this process owns %d blocks already, which is the limit: %w", n, mem.ErrNoSpace)
+	}
 	if err := inc.obj.Grow(size, size*2); err != nil {
 		return err
 	}
