@@ -177,7 +177,7 @@ func ExampleBlock_ReadAt() {
 	n, err := b.ReadAt(p, 10)
 	fmt.Printf("%d %q %v\n", n, p, err)
 	_, err = b.ReadAt(p, 30)
-	fmt.Println(err == io.EOF)
+	fmt.Println(errors.Is(err, io.EOF))
 
 	_ = b.Close()
 	_, err = b.ReadAt(p, 10)
@@ -213,7 +213,7 @@ func ExampleBlock_Do() {
 		for i := range p {
 			p[i] = byte(i * i)
 		}
-		fmt.Println(p)
+		fmt.Printf("%d\n", p)
 		return nil
 	})
 	if err != nil {

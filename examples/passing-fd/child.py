@@ -10,6 +10,6 @@ import mmap
 with mmap.mmap(3, 0) as block:
     question = block[:block.find(b"\0")]
     if question != b"what is the answer?":
-        raise SystemExit("child.py: I do not understand " + repr(question))
+        raise SystemExit("child.py: what is the meaning of %r?" % question)
     middle = len(block) // 2
     block[middle:middle + 2] = b"42"  # reading a slice copies; memoryview(block) would not

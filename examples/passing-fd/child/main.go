@@ -28,7 +28,7 @@ func run() error {
 	return b.Do(func(p []byte) error {
 		question, _, _ := bytes.Cut(p, []byte{0})
 		if string(question) != "what is the answer?" {
-			return fmt.Errorf("I do not understand %q", question)
+			return fmt.Errorf("what is the meaning of %q?", question)
 		}
 		copy(p[len(p)/2:], "42")
 		return nil

@@ -31,7 +31,7 @@ func run(name string) error {
 
 	// Do lends us the memory itself; ReadAt would copy.
 	err = b.Do(func(p []byte) error {
-		fmt.Println(p[:5])
+		fmt.Printf("%d\n", p[:5])
 		copy(p, "howdy")
 		return nil
 	})
