@@ -189,13 +189,13 @@ func TestReadWriteAt(t *testing.T) {
 		mustBe(t, err, shm.ErrSize)
 	}
 	p := make([]byte, 10)
-	if n, err := b.ReadAt(p, size-5); n != 5 || err != io.EOF || string(p[:n]) != "hello" {
+	if n, err := b.ReadAt(p, size-5); n != 5 || !errors.Is(err, io.EOF) || string(p[:n]) != "hello" {
 		t.Fatal(n, err, p)
 	}
 	if n, err := b.ReadAt(p, size-10); n != 10 || err != nil || string(p[5:]) != "hello" {
 		t.Fatal(n, err, p)
 	}
-	if n, err := b.ReadAt(p, size); n != 0 || err != io.EOF {
+	if n, err := b.ReadAt(p, size); n != 0 || !errors.Is(err, io.EOF) {
 		t.Fatal(n, err)
 	}
 	_, err := b.ReadAt(p, -1)
@@ -293,7 +293,7 @@ func TestCloseBesideCalls(t *testing.T) {
 func TestDo(t *testing.T) {
 	b := create(t, shmtest.Name(t), 4096, nil)
 	want := errors.New("mine")
-	if err := b.Do(func(p []byte) error { p[7] = 7; return want }); err != want {
+	if err := b.Do(func(p []byte) error { p[7] = 7; return want }); !errors.Is(err, want) {
 		t.Fatal(err)
 	}
 	if b.Bytes()[7] != 7 {

@@ -145,7 +145,7 @@ func anonymous(op string, obj *mem.Object, prefault bool) (*Block, error) {
 	case err == nil:
 		b.file = f
 	case !errors.Is(err, errors.ErrUnsupported): // Windows: only this process can use it
-		mem.Unmap(p)
+		_ = mem.Unmap(p)
 		return nil, wrap(op, "", err)
 	}
 	return b, nil

@@ -442,7 +442,7 @@ func smallCgroup(t *testing.T, limit int) (join func(pid int) error) {
 					continue
 				}
 				t.Cleanup(func() {
-					for os.Remove(dir) == unix.EBUSY {
+					for errors.Is(os.Remove(dir), unix.EBUSY) {
 					}
 				})
 				if write(filepath.Join(dir, try.max), limit) == nil {

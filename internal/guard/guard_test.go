@@ -10,7 +10,7 @@ import (
 
 func TestCloseWaits(t *testing.T) {
 	var g guard.Guard
-	if !g.Enter() || !g.Enter() {
+	if first, second := g.Enter(), g.Enter(); !first || !second {
 		t.Fatal("a zero guard is closed")
 	}
 	done := g.Done()

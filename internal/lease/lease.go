@@ -194,7 +194,7 @@ func (l *Lease) make() error {
 		Start: ownStart(), Created: time.Now().UnixNano(),
 	})
 	if err := o.Publish(hidden(kindLease, id, 0)); err != nil {
-		mem.Unmap(p)
+		_ = mem.Unmap(p)
 		o.Discard()
 		return err
 	}

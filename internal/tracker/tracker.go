@@ -97,15 +97,15 @@ func start() error {
 	_, err = fmt.Fprintln(w, hello)
 	if err == nil {
 		answer := make([]byte, len(ready))
-		readyR.SetReadDeadline(time.Now().Add(10 * time.Second))
+		_ = readyR.SetReadDeadline(time.Now().Add(10 * time.Second))
 		if _, err = io.ReadFull(readyR, answer); err == nil && string(answer) != ready {
 			err = errors.New("strange answer")
 		}
 	}
 	if err != nil {
 		w.Close()
-		cmd.Process.Kill()
-		cmd.Wait()
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
 		return fmt.Errorf("the clean-up process did not start (it is this program executed again; "+
 			"is the main program not written in Go?): %w: %w", errors.ErrUnsupported, err)
 	}
@@ -149,7 +149,7 @@ func tell(dir string, id uint64) {
 // signal, say) must not stop us: it is killed, and another one started by wait.
 // Call with cleaner locked.
 func write(dir string, id uint64) {
-	cleaner.pipe.SetWriteDeadline(time.Now().Add(time.Second))
+	_ = cleaner.pipe.SetWriteDeadline(time.Now().Add(time.Second))
 	if _, err := fmt.Fprintf(cleaner.pipe, "%016x %q\n", id, dir); err != nil {
 		cleaner.cmd.Process.Kill()
 	}
