@@ -19,9 +19,13 @@ import (
 // finds a fresh one: "psm_" ("wnsm_" on Windows) and 8 hex digits.
 //
 // The memory is reserved now, so that a full /dev/shm or a cgroup's limit is
-// ErrNoSpace here and not a SIGBUS later; see CreateOptions.Sparse. The block
-// appears under its name only when it is complete. If Create fails, nothing is
-// left of it.
+// ErrNoSpace here and not a SIGBUS later; see CreateOptions.Sparse. Before that,
+// Create looks at what the file system and every memory limit above this process
+// leave; another process may use that up before the reservation is done, and
+// then the kernel kills somebody instead of refusing.
+//
+// The block appears under its name only when it is complete. If Create fails,
+// nothing is left of it.
 //
 // The first Create of a process in a directory also removes the blocks of dead
 // owners there.
