@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -293,33 +294,37 @@ func TestKillRandom(t *testing.T) {
 	}
 	dir := privateDir(t)
 	keep := bystanders(t, dir)
-	var left sync.Mutex
-	done := 0
-	next := func() bool {
-		left.Lock()
-		defer left.Unlock()
-		done++
-		return done <= kills
-	}
-	var wg sync.WaitGroup
-	for w := range 3 {
-		wg.Go(func() {
-			r := rand.New(rand.NewPCG(uint64(w), 7))
-			for next() {
-				p := crashing(t, "*", 1+r.IntN(60), "life", dir, shmtest.Name(t))
-				p.Expect("ready")
-				p.Send("go")
-				p.Wait()
-				if ws, ok := p.Cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || !ws.Signaled() {
-					t.Errorf("a life ended by itself: %s", p.Stderr())
-					return
-				}
-				if r.IntN(3) == 0 {
-					crashing(t, "*", 1+r.IntN(6), "sweep", dir).Wait()
-				}
+	// In batches, as a test holds the pipes of its processes until it ends.
+	const batch = 300
+	for from := 0; from < kills; from += batch {
+		t.Run(itoa(from), func(t *testing.T) {
+			var left atomic.Int64
+			left.Store(int64(min(batch, kills-from)))
+			var wg sync.WaitGroup
+			for w := range 3 {
+				wg.Go(func() {
+					r := rand.New(rand.NewPCG(uint64(from), uint64(w)))
+					for left.Add(-1) >= 0 && !t.Failed() {
+						killOne(t, dir, r)
+					}
+				})
 			}
+			wg.Wait()
 		})
 	}
-	wg.Wait()
 	nothingLeft(t, dir, keep...)
+}
+
+// killOne kills a life at a random step and, now and then, a sweeper.
+func killOne(t *testing.T, dir string, r *rand.Rand) {
+	p := crashing(t, "*", 1+r.IntN(60), "life", dir, shmtest.Name(t))
+	p.Expect("ready")
+	p.Send("go")
+	p.Wait()
+	if ws, ok := p.Cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || !ws.Signaled() {
+		t.Errorf("a life ended by itself: %s", p.Stderr())
+	}
+	if r.IntN(3) == 0 {
+		crashing(t, "*", 1+r.IntN(6), "sweep", dir).Wait()
+	}
 }
