@@ -221,7 +221,7 @@ func TestRetire(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if runtime.GOOS == "linux" {
+	if runtime.GOOS == "linux" && os.Getenv("SHM_QEMU") == "" { // which prefers other addresses
 		t.Error("the oldest addresses were not given back")
 	}
 }
