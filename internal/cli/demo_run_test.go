@@ -91,8 +91,18 @@ type noHelper struct{ testing.TB }
 func (n noHelper) Helper()           {}
 func (n noHelper) Fatal(args ...any) { panic(fmt.Sprint(args...)) }
 
+// noEmulator skips a test whose program has to start itself again: the kernel
+// does not know how to start one for another machine.
+func noEmulator(t *testing.T) {
+	t.Helper()
+	if os.Getenv("SHM_QEMU") != "" {
+		t.Skip("this program is run by an emulator and cannot be started again without")
+	}
+}
+
 // useWorkers makes the demo start that helper process as its Go workers.
 func useWorkers(t *testing.T, name string) {
+	noEmulator(t)
 	old := demoWorkerCommand
 	t.Cleanup(func() { demoWorkerCommand = old })
 	demoWorkerCommand = func(ctx context.Context, args ...string) *exec.Cmd {
@@ -347,6 +357,7 @@ func TestDemoInterrupted(t *testing.T) {
 
 // Ended from outside, even with -9, it leaves nothing either.
 func TestDemoEnded(t *testing.T) {
+	noEmulator(t)
 	signals := []os.Signal{os.Kill, os.Interrupt, syscall.SIGTERM}
 	if runtime.GOOS == "windows" {
 		signals = signals[:1] // the others cannot be sent there
@@ -442,6 +453,7 @@ func TestDemoErrors(t *testing.T) {
 // More than the machine has: the error says how much would be needed, and what
 // would fit.
 func TestDemoNoSpace(t *testing.T) {
+	noEmulator(t)
 	if strconv.IntSize < 64 {
 		t.Skip("a 32-bit address space ends before the memory does")
 	}

@@ -82,6 +82,7 @@ func privateDir(t testing.TB) string {
 //	crash             kills what these two have started, without warning
 //	status N COMMAND  runs a command that must end with that status
 func TestScript(t *testing.T) {
+	noEmulator(t)
 	if runtime.GOOS == "windows" {
 		t.Skip("the scripts keep their blocks in a folder, which Windows does not have")
 	}
