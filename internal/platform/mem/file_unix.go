@@ -270,47 +270,51 @@ func NewFrom(dir, name string, temp func() (string, error), r io.Reader, mode ui
 // fill copies r into the object, which grows in pieces, each reserved before it
 // is written: so running out is an error and not a signal.
 func (o *Object) fill(r io.Reader) (size int64, err error) {
-	f, err := o.File("shm")
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
-	room, err := o.growBy(0, lengthOf(r))
-	for err == nil {
-		// With a file at both ends this is copy_file_range or splice.
-		n, err := io.Copy(f, io.LimitReader(r, room))
-		size += n
-		if err != nil || n < room {
+	room := int64(0) // reserved so far
+	if length := lengthOf(r); length > 0 {
+		if err := o.Grow(0, length); err != nil {
+			return 0, err
+		}
+		f, err := o.File("shm")
+		if err != nil {
+			return 0, err
+		}
+		defer f.Close()
+		// From file to file: the kernel copies by itself.
+		if size, err = io.Copy(f, io.LimitReader(r, length)); err != nil || size < length {
 			return size, err
 		}
-		// Is there more? Asked before more is reserved, which might be refused.
-		var next [1]byte
-		if _, err := io.ReadFull(r, next[:]); err == io.EOF {
+		room = length // and now it may have grown
+	}
+	// As much as a pipe may hold, and a processor's cache.
+	buf := make([]byte, 256<<10)
+	for {
+		n, rerr := r.Read(buf)
+		for size+int64(n) > room {
+			if room, err = o.growBy(room); err != nil {
+				return size, err
+			}
+		}
+		if err := o.WriteAt(buf[:n], size); err != nil {
+			return size, sizeError(o.dir, size+int64(n), err)
+		}
+		size += int64(n)
+		if rerr == io.EOF {
 			return size, nil
-		} else if err != nil {
-			return size, err
 		}
-		if room, err = o.growBy(size, 0); err != nil {
-			return size, err
+		if rerr != nil {
+			return size, rerr
 		}
-		if _, err := f.Write(next[:]); err != nil {
-			return size, err
-		}
-		size, room = size+1, room-1
 	}
-	return size, err
 }
 
-// growBy reserves length bytes more, or if that is not known, as much of
-// fillStep as can be had.
-func (o *Object) growBy(size, length int64) (int64, error) {
-	if length > 0 {
-		return length, o.Grow(size, size+length)
-	}
+// growBy reserves as much of fillStep beyond size as can be had, and returns the
+// new size.
+func (o *Object) growBy(size int64) (int64, error) {
 	for step := int64(fillStep); ; step /= 2 {
 		err := o.Grow(size, size+step)
 		if err == nil || step <= fillStep>>12 || !errors.Is(err, ErrNoSpace) {
-			return step, err
+			return size + step, err
 		}
 	}
 }
