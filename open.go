@@ -66,8 +66,9 @@ func (b *Block) keep(obj *mem.Object) { b.file = obj.Keep() }
 // returns the context's error when ctx ends first, and otherwise what Open
 // returns. Any number of goroutines may wait; they cost no threads.
 //
-// On Linux the kernel tells of new names; elsewhere Wait looks again at growing
-// intervals of 1 to 50 ms.
+// On Linux the kernel tells of new names; elsewhere, and where the kernel has no
+// inotify instance left for this user, Wait looks again at growing intervals of
+// 1 to 50 ms.
 func Wait(ctx context.Context, name string, opts *OpenOptions) (*Block, error) {
 	const op = "wait"
 	b, err := Open(name, opts)
@@ -109,7 +110,9 @@ func watch(dir, name string) (wake func() <-chan struct{}, stop func(), err erro
 	if err == nil {
 		return func() <-chan struct{} { return w.C }, w.Stop, nil
 	}
-	if !errors.Is(err, errors.ErrUnsupported) {
+	// Without a directory there is nothing to wait for; every other failure, such
+	// as too many inotify instances of this user (128 by default), only costs time.
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, err
 	}
 	pause := time.Millisecond

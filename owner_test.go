@@ -530,6 +530,66 @@ func TestLeaseEndsWithProgram(t *testing.T) {
 	}
 }
 
+// asNobody starts a helper as another user, who owns nothing.
+func asNobody(t *testing.T, helper string, args ...string) *shmtest.Process {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		shmtest.Skip(t, "root", "being another user needs root")
+	}
+	if os.Getenv("SHM_QEMU") != "" {
+		t.Skip("the emulator would have to be copied as well")
+	}
+	// The test binary lies in a directory that others may not enter.
+	bin := filepath.Join(t.TempDir(), "helper")
+	exe, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.WriteFile(bin, exe, 0o755), os.Chmod(bin, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	for d := filepath.Dir(bin); d != "/" && d != "/tmp"; d = filepath.Dir(d) {
+		if err := os.Chmod(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := shmtest.Command(t, helper, args...)
+	cmd.Path = bin
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	return shmtest.StartCommand(t, cmd)
+}
+
+// Where the user has no inotify instance left, Wait looks again and again.
+func TestWaitWithoutInotify(t *testing.T) {
+	name := shmtest.Name(t)
+	p := asNobody(t, "wait-uninformed", name)
+	p.Expect("ready")
+	create(t, name, 10, &shm.CreateOptions{Mode: 0o666})
+	p.Expect("opened")
+}
+
+func init() {
+	shmtest.Register("wait-uninformed", func(args []string) int {
+		for {
+			if _, err := unix.InotifyInit1(unix.IN_CLOEXEC); err != nil {
+				break
+			}
+		}
+		_, err := mem.Watch("", args[0], mem.Appears)
+		if err == nil {
+			shmtest.Say("there is another inotify instance")
+			return 1
+		}
+		shmtest.Say("ready")
+		b, err := shm.Wait(context.Background(), args[0], nil)
+		if err != nil {
+			return report(err)
+		}
+		shmtest.Say("opened")
+		return report(b.Close())
+	})
+}
+
 func TestOtherUser(t *testing.T) {
 	if os.Geteuid() != 0 {
 		shmtest.Skip(t, "root", "being another user needs root")
@@ -537,31 +597,7 @@ func TestOtherUser(t *testing.T) {
 	name := shmtest.Name(t)
 	p := owner(t, name, "owned")
 	p.Kill()
-	as := func(helper string, args ...string) *shmtest.Process {
-		// The test binary lies in a directory that others may not enter.
-		bin := filepath.Join(t.TempDir(), "helper")
-		exe, err := os.ReadFile("/proc/self/exe")
-		if err != nil {
-			t.Fatal(err)
-		}
-		cmd := shmtest.Command(t, helper, args...)
-		if err := errors.Join(os.WriteFile(bin, exe, 0o755), os.Chmod(bin, 0o755)); err != nil {
-			t.Fatal(err)
-		}
-		for d := filepath.Dir(bin); d != "/" && d != "/tmp"; d = filepath.Dir(d) {
-			if err := os.Chmod(d, 0o755); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if os.Getenv("SHM_QEMU") == "" {
-			cmd.Path = bin
-		}
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
-		return shmtest.StartCommand(t, cmd)
-	}
-	if os.Getenv("SHM_QEMU") != "" {
-		t.Skip("the emulator would have to be copied as well")
-	}
+	as := func(helper string, args ...string) *shmtest.Process { return asNobody(t, helper, args...) }
 	pr := as("pruner")
 	if status, _ := pr.WaitAll(); status != 0 {
 		t.Fatalf("Prune by another user: %s", pr.Stderr())

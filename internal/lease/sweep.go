@@ -278,7 +278,8 @@ func List(dir string) ([]mem.Stat, Owners, error) {
 
 func readOwners(dir string, leases []found) (Owners, error) {
 	out := Owners{}
-	err := readLeases(dir, leases, func(o *mem.Object, _ found, h Header, records []slotRecord) error {
+	// For reading only: the file system may be mounted so, or the user be another.
+	err := readLeases(dir, leases, true, func(o *mem.Object, _ found, h Header, records []slotRecord) error {
 		alive, err := o.Locked()
 		owner := ownerOf(h, alive)
 		for _, r := range records {
@@ -294,16 +295,8 @@ func readOwners(dir string, leases []found) (Owners, error) {
 	return out, err
 }
 
-// eachLease calls f with every lease of dir that can be read.
-func eachLease(dir string, f func(*mem.Object, found, Header, []slotRecord) error) error {
-	leases, _, err := scan(dir, nil)
-	if err != nil {
-		return err
-	}
-	return readLeases(dir, leases, f)
-}
-
-func readLeases(dir string, leases []found, f func(*mem.Object, found, Header, []slotRecord) error) error {
+// readLeases calls f with every one of leases that can be opened and read.
+func readLeases(dir string, leases []found, readOnly bool, f func(*mem.Object, found, Header, []slotRecord) error) error {
 	if len(leases) == 0 {
 		return nil
 	}
@@ -312,7 +305,7 @@ func readLeases(dir string, leases []found, f func(*mem.Object, found, Header, [
 		return err
 	}
 	for _, l := range leases {
-		o, err := mem.Open(ldir, l.name, false)
+		o, err := mem.Open(ldir, l.name, readOnly)
 		if err != nil {
 			continue // gone, or not ours to read
 		}
@@ -333,7 +326,11 @@ func readLeases(dir string, leases []found, f func(*mem.Object, found, Header, [
 // sweep removes it any more. errBusy if a sweeper is at work on one of them, or
 // if its owner is alive: then the block is not for having.
 func (l *Lease) Disclaim(id mem.ID) error {
-	return eachLease(l.dir, func(o *mem.Object, f found, _ Header, records []slotRecord) error {
+	leases, _, err := scan(l.dir, nil)
+	if err != nil {
+		return err
+	}
+	return readLeases(l.dir, leases, false, func(o *mem.Object, f found, _ Header, records []slotRecord) error {
 		if l.Is(f.id) || !mayJudge(o.UID) {
 			return nil
 		}

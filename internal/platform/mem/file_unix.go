@@ -4,6 +4,7 @@ package mem
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -44,6 +45,9 @@ func New(dir, name string, temp func() (string, error), size int64, mode uint32,
 	o := &Object{fd: -1, dir: dir, flags: flags, fresh: true}
 	var err error
 	if o.fd, o.hidden, err = openUnnamed(dir, temp, mode); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			err = fmt.Errorf("the directory %s is missing (CreateOptions.Dir names another): %w", dir, err)
+		}
 		return nil, inodesError(dir, size, err)
 	}
 	if err := o.init(size, mode); err != nil {
