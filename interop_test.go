@@ -72,7 +72,7 @@ func unlinks(t *testing.T) {
 // mustOpen and mustCreate close the block with the test.
 func mustOpen(t *testing.T, name string) *shm.Block {
 	t.Helper()
-	b, err := shm.Open(name, nil)
+	b, err := shm.Open(name, &shm.OpenOptions{Dir: place()})
 	if err != nil {
 		t.Fatal(err)
 	}

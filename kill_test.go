@@ -100,14 +100,9 @@ func crashing(t *testing.T, point string, n int, helper string, args ...string) 
 	return shmtest.StartCommand(t, cmd)
 }
 
-// privateDir is a directory on the file system of /dev/shm.
 func privateDir(t *testing.T) string {
-	dir := filepath.Join("/dev/shm", shmtest.Name(t))
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
+	alone(t)
+	return place()
 }
 
 // nothingLeft sweeps and fails the test unless the directory holds just keep. A

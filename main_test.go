@@ -2,6 +2,7 @@ package shm_test
 
 import (
 	"errors"
+	"os"
 	"testing"
 
 	"github.com/sharedmem/shm"
@@ -14,10 +15,21 @@ func TestMain(m *testing.M) {
 	shmtest.Main(m)
 }
 
+// place is the directory of a test that works in one of its own (see alone), or
+// "", the system's place.
+func place() string { return os.Getenv("SHM_TEST_DIR") }
+
 // create makes a block that is closed and unlinked when the test ends.
 func create(t testing.TB, name string, size int, opts *shm.CreateOptions) *shm.Block {
 	t.Helper()
-	b, err := shm.Create(name, size, opts)
+	var o shm.CreateOptions
+	if opts != nil {
+		o = *opts
+	}
+	if o.Dir == "" {
+		o.Dir = place()
+	}
+	b, err := shm.Create(name, size, &o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,7 @@
 package shm_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -34,6 +35,7 @@ func init() {
 		case "keep":
 			o.KeepName = true
 		}
+		o.Dir = place()
 		if len(args) > 2 {
 			o.Dir = args[2]
 		}
@@ -69,7 +71,7 @@ func init() {
 		}
 	})
 	shmtest.Register("adopter", func(args []string) int {
-		b, err := shm.Open(args[0], nil)
+		b, err := shm.Open(args[0], &shm.OpenOptions{Dir: place()})
 		if err == nil {
 			err = b.Adopt()
 		}
@@ -82,7 +84,7 @@ func init() {
 		return 0
 	})
 	shmtest.Register("pruner", func([]string) int {
-		infos, err := shm.Prune()
+		infos, err := shm.Dir(place()).Prune()
 		for _, i := range infos {
 			shmtest.Say("%s", i.Name)
 		}
@@ -97,9 +99,30 @@ func owner(t *testing.T, name, how string, dir ...string) *shmtest.Process {
 	return p
 }
 
+// alone gives the test a directory of its own in /dev/shm: elsewhere the other
+// test programs that run now may sweep before it does.
+func alone(t *testing.T) {
+	t.Helper()
+	dir := filepath.Join("/dev/shm", shmtest.Name(t))
+	if err := errors.Join(os.Mkdir(dir, 0o700), os.Chmod(dir, 0o777|fs.ModeSticky)); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("SHM_TEST_DIR", dir) // helper processes inherit it
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// file is the path of a block.
+func file(name string) string { return filepath.Join(cmp.Or(place(), "/dev/shm"), name) }
+
+func stat(name string) (shm.Info, error) { return shm.Dir(place()).Stat(name) }
+
 func exists(t *testing.T, name string) bool {
 	t.Helper()
-	_, err := shm.Stat(name)
+	_, err := stat(name)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		t.Fatal(err)
 	}
@@ -108,7 +131,7 @@ func exists(t *testing.T, name string) bool {
 
 func pruned(t *testing.T, name string) bool {
 	t.Helper()
-	infos, err := shm.Prune()
+	infos, err := shm.Dir(place()).Prune()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +143,7 @@ func gone(t *testing.T, name string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), shmtest.Patience)
 	defer cancel()
-	w, err := mem.Watch("", name, mem.Vanishes)
+	w, err := mem.Watch(place(), name, mem.Vanishes)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,12 +158,13 @@ func gone(t *testing.T, name string) {
 }
 
 func TestOwnerDies(t *testing.T) {
+	alone(t)
 	name, other, kept := shmtest.Name(t), shmtest.Name(t), shmtest.Name(t)
 	p := owner(t, name, "owned")
 	living := owner(t, other, "owned")
 	stays := owner(t, kept, "persistent")
 
-	info, err := shm.Stat(name)
+	info, err := stat(name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -152,7 +176,7 @@ func TestOwnerDies(t *testing.T) {
 	}
 	p.Kill()
 	stays.Kill()
-	if info, err = shm.Stat(name); err != nil || info.Owner.PID != p.PID() || info.Owner.Alive {
+	if info, err = stat(name); err != nil || info.Owner.PID != p.PID() || info.Owner.Alive {
 		t.Fatalf("a dead owner's block: %+v %v", info, err)
 	}
 	// The first Create of any process removes it.
@@ -167,15 +191,16 @@ func TestOwnerDies(t *testing.T) {
 		p.Send("unlink")
 		p.Expect("done")
 	}
-	if info, err = shm.Stat(kept); err != nil || info.Lifetime != shm.Persistent || info.Owner != (shm.Owner{}) {
+	if info, err = stat(kept); err != nil || info.Lifetime != shm.Persistent || info.Owner != (shm.Owner{}) {
 		t.Fatalf("a persistent block: %+v %v", info, err)
 	}
-	if err := shm.Unlink(kept); err != nil {
+	if err := shm.Dir(place()).Unlink(kept); err != nil {
 		t.Fatal(err)
 	}
 }
 
 func TestOwnerLeavesQuietly(t *testing.T) {
+	alone(t)
 	name := shmtest.Name(t)
 	p := owner(t, name, "owned")
 	p.Send("close")
@@ -202,7 +227,7 @@ func TestOwnerLeavesQuietly(t *testing.T) {
 
 func hidden(t *testing.T) []string {
 	t.Helper()
-	f, err := filepath.Glob("/dev/shm/.shm-lease.*")
+	f, err := filepath.Glob(file(".shm-lease.*"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -211,7 +236,7 @@ func hidden(t *testing.T) []string {
 
 func leaseLocked(t *testing.T, f string) bool {
 	t.Helper()
-	return leaseLockedIn("", filepath.Base(f))
+	return leaseLockedIn(place(), filepath.Base(f))
 }
 
 func leaseLockedIn(dir, name string) bool {
@@ -226,32 +251,34 @@ func leaseLockedIn(dir, name string) bool {
 
 // A name that has passed to another block is not the dead owner's any more.
 func TestSuccessorIsSpared(t *testing.T) {
+	alone(t)
 	name := shmtest.Name(t)
 	p := owner(t, name, "owned")
 	p.Kill()
-	path := filepath.Join("/dev/shm", name)
+	path := file(name)
 	if err := errors.Join(os.Remove(path), os.WriteFile(path, []byte("successor"), 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	if pruned(t, name) || !exists(t, name) {
 		t.Fatal("the successor was removed")
 	}
-	if i, _ := shm.Stat(name); !i.Foreign {
+	if i, _ := stat(name); !i.Foreign {
 		t.Fatalf("the successor is taken for ours: %+v", i)
 	}
 	os.Remove(path)
 }
 
 func TestReplace(t *testing.T) {
+	alone(t)
 	name := shmtest.Name(t)
 	p := owner(t, name, "owned")
 	create(t, shmtest.Name(t), 1, nil) // so that the first Create's sweep is over
-	_, err := shm.Create(name, 10, &shm.CreateOptions{Replace: true})
+	_, err := shm.Create(name, 10, &shm.CreateOptions{Replace: true, Dir: place()})
 	mustBe(t, err, fs.ErrExist)
 	p.Kill()
-	_, err = shm.Create(name, 10, nil)
+	_, err = shm.Create(name, 10, &shm.CreateOptions{Dir: place()})
 	mustBe(t, err, fs.ErrExist)
-	b := create(t, name, 10, &shm.CreateOptions{Replace: true})
+	b := create(t, name, 10, &shm.CreateOptions{Replace: true, Dir: place()})
 	if b.Size() != 10 {
 		t.Fatal(b)
 	}
@@ -259,12 +286,13 @@ func TestReplace(t *testing.T) {
 	left := owner(t, shmtest.Name(t)+"p", "persistent")
 	left.Kill()
 	keptName := left.Cmd.Args[len(left.Cmd.Args)-2]
-	_, err = shm.Create(keptName, 10, &shm.CreateOptions{Replace: true})
+	_, err = shm.Create(keptName, 10, &shm.CreateOptions{Replace: true, Dir: place()})
 	mustBe(t, err, fs.ErrExist)
-	shm.Unlink(keptName)
+	shm.Dir(place()).Unlink(keptName)
 }
 
 func TestDisownAdopt(t *testing.T) {
+	alone(t)
 	name := shmtest.Name(t)
 	p := owner(t, name, "owned")
 	b := mustOpen(t, name)
@@ -276,13 +304,13 @@ func TestDisownAdopt(t *testing.T) {
 	if pruned(t, name) {
 		t.Fatal("a disowned block was removed")
 	}
-	if i, err := shm.Stat(name); err != nil || i.Lifetime != shm.Persistent || i.Foreign {
+	if i, err := stat(name); err != nil || i.Lifetime != shm.Persistent || i.Foreign {
 		t.Fatalf("a disowned block: %+v %v", i, err)
 	}
 	if err := errors.Join(b.Adopt(), b.Adopt()); err != nil {
 		t.Fatal(err)
 	}
-	if i, err := shm.Stat(name); err != nil || i.Owner.PID != os.Getpid() || !i.Owner.Alive {
+	if i, err := stat(name); err != nil || i.Owner.PID != os.Getpid() || !i.Owner.Alive {
 		t.Fatalf("an adopted block: %+v %v", i, err)
 	}
 	a := shmtest.Start(t, "adopter", name)
@@ -305,6 +333,7 @@ func TestDisownAdopt(t *testing.T) {
 
 // Adopting what a dead owner left saves it from the sweep.
 func TestAdoptFromTheDead(t *testing.T) {
+	alone(t)
 	name := shmtest.Name(t)
 	p := owner(t, name, "owned")
 	b := mustOpen(t, name)
@@ -322,6 +351,7 @@ func TestAdoptFromTheDead(t *testing.T) {
 }
 
 func TestOneAdopterWins(t *testing.T) {
+	alone(t)
 	for range 3 {
 		name := shmtest.Name(t)
 		p := owner(t, name, "persistent")
@@ -354,7 +384,7 @@ func TestTracked(t *testing.T) {
 	noEmulator(t)
 	name := shmtest.Name(t)
 	p := owner(t, name, "tracked")
-	if i, err := shm.Stat(name); err != nil || i.Lifetime != shm.Tracked {
+	if i, err := stat(name); err != nil || i.Lifetime != shm.Tracked {
 		t.Fatalf("%+v %v", i, err)
 	}
 	p.Kill()
@@ -363,6 +393,7 @@ func TestTracked(t *testing.T) {
 
 // The clean-up process is killed: another one takes its place.
 func TestTrackedCleanerKilled(t *testing.T) {
+	alone(t)
 	noEmulator(t)
 	name := shmtest.Name(t)
 	p := owner(t, name, "tracked")
@@ -425,10 +456,10 @@ func TestKeepName(t *testing.T) {
 	name := shmtest.Name(t)
 	b := create(t, name, 100, &shm.CreateOptions{KeepName: true})
 	b.Bytes()[0] = 5
-	if i, err := shm.Stat(name); err != nil || !i.KeepName {
+	if i, err := stat(name); err != nil || !i.KeepName {
 		t.Fatalf("%+v %v", i, err)
 	}
-	if err := shm.Unlink(name); err != nil { // by name, but by the owner
+	if err := shm.Dir(place()).Unlink(name); err != nil { // by name, but by the owner
 		t.Fatal(err)
 	}
 	if exists(t, name) {
@@ -439,11 +470,11 @@ func TestKeepName(t *testing.T) {
 	b.Bytes()[0] = 6
 	b.Close() // ownership stays
 	for range 20 {
-		if err := os.Remove("/dev/shm/" + name); err != nil {
+		if err := os.Remove(file(name)); err != nil {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), shmtest.Patience)
-		o, err := shm.Wait(ctx, name, nil)
+		o, err := shm.Wait(ctx, name, &shm.OpenOptions{Dir: place()})
 		cancel()
 		if err != nil {
 			t.Fatal("the name did not come back:", err)
@@ -464,26 +495,28 @@ func TestKeepName(t *testing.T) {
 }
 
 func TestKeepNameOwnerDies(t *testing.T) {
+	alone(t)
 	name := shmtest.Name(t)
 	p := owner(t, name, "keep")
-	info, err := shm.Stat(name)
+	info, err := stat(name)
 	if err != nil {
 		t.Fatal(err)
 	}
 	p.Kill()
-	if err := os.Remove("/dev/shm/" + name); err != nil {
+	if err := os.Remove(file(name)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := shm.Prune(); err != nil {
+	if _, err := shm.Dir(place()).Prune(); err != nil {
 		t.Fatal(err)
 	}
-	if f, err := filepath.Glob("/dev/shm/.shm-*." + info.Owner.Lease + "*"); len(f) > 0 || err != nil {
+	if f, err := filepath.Glob(file(".shm-*." + info.Owner.Lease + "*")); len(f) > 0 || err != nil {
 		t.Errorf("%v is left, %v", f, err)
 	}
 }
 
 // An owner in another PID namespace is as alive or dead as any other.
 func TestPIDNamespace(t *testing.T) {
+	alone(t)
 	if os.Geteuid() != 0 || os.Getenv("SHM_QEMU") != "" {
 		shmtest.Skip(t, "root", "making a PID namespace needs root")
 	}
@@ -492,7 +525,7 @@ func TestPIDNamespace(t *testing.T) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID}
 	p := shmtest.StartCommand(t, cmd)
 	p.Expect("ready")
-	i, err := shm.Stat(name)
+	i, err := stat(name)
 	if err != nil || i.Owner.PID != 1 || !i.Owner.Alive {
 		t.Fatalf("%+v %v", i, err)
 	}
@@ -508,6 +541,7 @@ func TestPIDNamespace(t *testing.T) {
 // Children do not keep their parent's lease alive, nor does the program that
 // an owner becomes by exec.
 func TestLeaseEndsWithProgram(t *testing.T) {
+	alone(t)
 	name := shmtest.Name(t)
 	p := owner(t, name, "owned")
 	p.Send("child")
@@ -591,6 +625,7 @@ func init() {
 }
 
 func TestOtherUser(t *testing.T) {
+	alone(t)
 	if os.Geteuid() != 0 {
 		shmtest.Skip(t, "root", "being another user needs root")
 	}
@@ -636,11 +671,11 @@ func TestModeIsExact(t *testing.T) {
 		if want == 0 {
 			want = 0o600
 		}
-		fi, err := os.Stat("/dev/shm/" + b.Name())
+		fi, err := os.Stat(file(b.Name()))
 		if err != nil || fi.Mode() != want {
 			t.Errorf("mode %v became %v, %v", mode, fi.Mode(), err)
 		}
-		if i, err := shm.Stat(b.Name()); err != nil || i.Mode != want {
+		if i, err := stat(b.Name()); err != nil || i.Mode != want {
 			t.Errorf("Stat says %v, %v", i.Mode, err)
 		}
 	}
