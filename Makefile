@@ -77,6 +77,12 @@ test-arm64: ## the tests on arm64, emulated by qemu-user-static
 test-windows: ## the tests on Windows, as Wine has it
 	GOOS=windows GOARCH=amd64 CGO_ENABLED=0 go test -exec $(CURDIR)/.ci/wine.sh $(TESTFLAGS) ./...
 
+# What the library does where a file cannot be made without a name: on old
+# kernels, some FUSE and network file systems, and all systems but Linux.
+test-named: ## the tests as on file systems without O_TMPFILE, kills among them
+	SHM_TEST_NO_TMPFILE=1 go test $(TESTFLAGS) . ./internal/lease ./internal/platform/mem
+	SHM_TEST_NO_TMPFILE=1 SHM_KILLS=200 go test -tags shmcrash -run '^TestKill' $(TESTFLAGS) .
+
 fuzz: ## every fuzz target, FUZZTIME each
 	@.ci/fuzz.sh $(FUZZTIME)
 
@@ -92,4 +98,4 @@ cover: ## coverage by function
 bench: ## measure beside the peers; writes docs/benchmarks.md
 	cd bench && go run .
 
-.PHONY: help build clean check fmt vet lint tidy arch cross test race test-386 test-arm64 test-windows fuzz kill cover bench
+.PHONY: help build clean check fmt vet lint tidy arch cross test race test-386 test-arm64 test-windows test-named fuzz kill cover bench
