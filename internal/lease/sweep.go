@@ -148,7 +148,7 @@ func sweepOne(dir string, l found, hiddenNames []mem.Stat) ([]Removed, error) {
 	if !mayJudge(o.UID) {
 		return nil, nil
 	}
-	if ok, err := o.Lock(); !ok {
+	if ok, err := o.LockToSweep(); !ok {
 		return nil, err // alive, or being swept by another
 	}
 	crash.Point("sweep:locked")
@@ -222,7 +222,7 @@ func Await(dir string, id uint64) {
 	if err != nil {
 		return
 	}
-	_ = o.LockWait()
+	_ = o.AwaitUnlocked()
 	_ = o.Close()
 }
 
@@ -338,7 +338,7 @@ func (l *Lease) Disclaim(id mem.ID) error {
 			if r.Record.ID != id {
 				continue
 			}
-			if ok, err := o.Lock(); err != nil {
+			if ok, err := o.LockToSweep(); err != nil {
 				return err
 			} else if !ok {
 				return errBusy

@@ -42,6 +42,16 @@ func (o *Object) LockWait() error {
 	return os.NewSyscallError("flock", o.flock(unix.LOCK_EX))
 }
 
+// LockToSweep is Lock: flock has one lock for a file, so that a lease looks alive
+// while it is swept.
+func (o *Object) LockToSweep() (bool, error) { return o.Lock() }
+
+// AwaitUnlocked waits in the kernel until nobody holds the lock. It occupies a
+// thread.
+func (o *Object) AwaitUnlocked() error {
+	return os.NewSyscallError("flock", o.flock(unix.LOCK_SH))
+}
+
 // Locked reports whether somebody holds the object's lock. It takes a shared
 // lock for a moment, as there is no other way to find out; a sweeper who comes
 // at this moment takes a dead owner for a living one and leaves its blocks to

@@ -138,12 +138,22 @@ func TestLocks(t *testing.T) {
 	if ok, err := b.Lock(); ok || err != nil {
 		t.Fatal(ok, err)
 	}
-	if err := a.Close(); err != nil {
+	if ok, err := b.LockToSweep(); ok || err != nil {
+		t.Fatal("what is locked can be swept:", ok, err)
+	}
+	waited := make(chan error)
+	go func() { waited <- ro.AwaitUnlocked() }()
+	if err := errors.Join(a.Close(), <-waited); err != nil {
 		t.Fatal(err)
 	}
+	// Who waited and who sweeps look like no owner, and there is one sweeper.
 	locked(false)
-	if err := b.LockWait(); err != nil {
-		t.Fatal(err)
+	if ok, err := b.LockToSweep(); !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	locked(false)
+	if ok, err := open(false).LockToSweep(); ok || err != nil {
+		t.Fatal("two sweepers:", err)
 	}
 }
 

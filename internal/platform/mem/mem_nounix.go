@@ -32,6 +32,12 @@ func (o *Object) Grow(from, size int64) error { return errors.ErrUnsupported }
 // Lock returns errors.ErrUnsupported, as do all that belong to leases.
 func (o *Object) Lock() (bool, error) { return false, errors.ErrUnsupported }
 
+// LockToSweep returns errors.ErrUnsupported.
+func (o *Object) LockToSweep() (bool, error) { return false, errors.ErrUnsupported }
+
+// AwaitUnlocked returns errors.ErrUnsupported.
+func (o *Object) AwaitUnlocked() error { return errors.ErrUnsupported }
+
 // LockWait returns errors.ErrUnsupported.
 func (o *Object) LockWait() error { return errors.ErrUnsupported }
 
