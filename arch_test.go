@@ -25,6 +25,7 @@ const module = "github.com/sharedmem/shm"
 var layers = [][]string{
 	{"cmd/*", "examples/*"},
 	{"internal/cli"},
+	{"internal/demo"},
 	{"worker", "manager"},
 	{"conn", "list", "array", "lock", "ring", "topic"},
 	{"."},
@@ -219,6 +220,7 @@ func TestArchitectureCheck(t *testing.T) {
 		{file: "examples/hello/writer/main.go", imp: own("list")},
 		// Up and sideways are not.
 		{file: "block.go", imp: own("list"), want: "stands above"},
+		{file: "internal/demo/run.go", imp: own("internal/cli"), want: "stands above"},
 		{file: "internal/layout/cast.go", imp: module, want: "stands above"},
 		{file: "internal/lease/lease.go", imp: own("internal/tracker"), want: "stands above"},
 		{file: "internal/cli/ls.go", imp: own("cmd/shm"), want: "stands above"},
@@ -236,7 +238,7 @@ func TestArchitectureCheck(t *testing.T) {
 		{file: "internal/shmtest/python.go", imp: own("interop/python")},
 		{file: "internal/shmtest/main.go", imp: module, want: "on none of them"},
 		{file: "ring/ring.go", imp: own("internal/shmtest"), want: "outside a test"},
-		{file: "internal/cli/demo.go", imp: own("interop/python"), want: "outside a test"},
+		{file: "internal/demo/run.go", imp: own("interop/python"), want: "outside a test"},
 		{file: "ring/ring_test.go", imp: own("internal/shmtest")},
 		// Crash points stand anywhere.
 		{file: "internal/platform/mem/mem.go", imp: own("internal/crash")},
@@ -250,6 +252,7 @@ func TestArchitectureCheck(t *testing.T) {
 		{file: "lock/lock.go", imp: "golang.org/x/sys/cpu"},
 		{file: "lock/lock.go", imp: "golang.org/x/term", want: "the library stands on"},
 		{file: "conn/conn.go", imp: "github.com/Microsoft/go-winio", want: "the library stands on"},
+		{file: "internal/demo/run.go", imp: "github.com/spf13/cobra", want: "the library stands on"},
 		{file: "internal/shmtest/main.go", imp: "go.uber.org/goleak", want: "the library stands on"},
 		{file: "internal/cli/root.go", imp: "github.com/spf13/cobra"},
 		{file: "conn/conn_test.go", imp: "github.com/google/go-cmp/cmp"},

@@ -145,3 +145,12 @@ func TestScript(t *testing.T) {
 		},
 	})
 }
+
+// noEmulator skips a test whose program has to start itself again: the kernel
+// does not know how to start one for another machine.
+func noEmulator(t *testing.T) {
+	t.Helper()
+	if os.Getenv("SHM_QEMU") != "" {
+		t.Skip("this program is run by an emulator and cannot be started again without")
+	}
+}

@@ -1,4 +1,4 @@
-package cli
+package demo
 
 import (
 	"bytes"
@@ -355,7 +355,7 @@ func decodeResult(slot []byte) (result, error) {
 	word := func(i int) uint64 { return binary.LittleEndian.Uint64(head[8*i:]) }
 	r := result{
 		PID: int(word(1)), Nanoseconds: word(2),
-		tally:    tally{Files: word(3), Bytes: word(4), Lines: word(5), Words: word(6), Identifiers: word(7)},
+		Tally:    Tally{Files: word(3), Bytes: word(4), Lines: word(5), Words: word(6), Identifiers: word(7)},
 		Distinct: word(8), Cut: word(9),
 	}
 	if word(10) > uint64(len(slot)-slotHead) {
@@ -371,7 +371,7 @@ func decodeResult(slot []byte) (result, error) {
 		if n > uint64(len(list)) {
 			return result{}, errors.New("the list of identifiers ends in the middle")
 		}
-		r.List = append(r.List, identifier{string(list[:n]), count})
+		r.List = append(r.List, Identifier{string(list[:n]), count})
 		list = list[n:]
 	}
 	return r, nil

@@ -1,10 +1,10 @@
 """A worker of `shm demo`: counts its part of a text in shared memory, in place.
 
-    python3 demo_worker.py TEXT RESULT PART SLOT
+    python3 worker.py TEXT RESULT PART SLOT
 
 TEXT and RESULT are names of blocks, PART and SLOT numbers. The blocks were
 made by a Go program; nothing but CPython's own multiprocessing.shared_memory
-is needed to open them. demo_format.go describes what lies in them.
+is needed to open them. format.go describes what lies in them.
 """
 
 import os

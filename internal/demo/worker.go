@@ -1,7 +1,8 @@
-package cli
+package demo
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	_ "embed"
 	"encoding/binary"
@@ -18,68 +19,51 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/spf13/cobra"
-
 	"github.com/sharedmem/shm"
 )
 
-// demoWorkerVerb is the hidden verb that a Go worker runs: with four arguments
-// in shared memory, else between two pipes.
-const (
-	demoWorkerVerb = "demo-worker"
-	demoCopyOnly   = "copy-only" // argument: read everything and do nothing with it
-)
+// A worker's arguments are the names of both blocks, a part and a slot; or
+// none, and it counts what comes through its standard input; or copyOnly, and
+// it does nothing with that.
+const copyOnly = "copy-only"
 
-//go:embed demo_worker.py
-var demoWorkerPython string
+//go:embed worker.py
+var workerPython string
 
-// demoWorkerCommand runs this program again, to be a worker. It is a variable
-// since tests are another program.
-var demoWorkerCommand = func(ctx context.Context, args ...string) *exec.Cmd {
-	self, err := os.Executable()
-	if err != nil {
-		self = os.Args[0]
+// ErrArgs is returned by Work for arguments that Run does not give.
+var ErrArgs = errors.New("a worker wants TEXT RESULT PART SLOT, or nothing")
+
+// Work is all that a worker does; see Options.Worker. It makes the process deaf
+// to interrupts.
+func Work(ctx context.Context, dir string, args []string, stdin io.Reader, stdout io.Writer) error {
+	// Ctrl-C reaches all processes of a terminal. Only the parent heeds it, and
+	// then ends us; else it might see us fail first and report that rather than
+	// the interruption.
+	signal.Ignore(os.Interrupt)
+	switch {
+	case len(args) == 0:
+		return workPiped(ctx, stdin, stdout)
+	case len(args) == 1 && args[0] == copyOnly:
+		// Both would rather copy in their own way, by less at a time.
+		_, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{stdin}, make([]byte, 1<<20))
+		return err
+	case len(args) != 4:
+		return ErrArgs
 	}
-	return exec.CommandContext(ctx, self, append([]string{demoWorkerVerb}, args...)...)
-}
-
-func newDemoWorker(a *app) *cobra.Command {
-	return &cobra.Command{
-		Use:    demoWorkerVerb + " [TEXT RESULT PART SLOT | " + demoCopyOnly + "]",
-		Short:  "Be a worker of demo",
-		Hidden: true,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			// Ctrl-C reaches all processes of a terminal. Only the parent heeds
-			// it, and then ends us; else it might see us fail first and report
-			// that rather than the interruption.
-			signal.Ignore(os.Interrupt)
-			switch {
-			case len(args) == 0:
-				return workPiped(cmd.Context(), a.stdin, a.stdout)
-			case len(args) == 1 && args[0] == demoCopyOnly:
-				// Both would rather copy in their own way, by less at a time.
-				_, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{a.stdin}, make([]byte, 1<<20))
-				return err
-			}
-			if len(args) != 4 {
-				return usageError{errors.New("a worker wants TEXT RESULT PART SLOT, or nothing"), "shm demo"}
-			}
-			part, err1 := strconv.Atoi(args[2])
-			slot, err2 := strconv.Atoi(args[3])
-			if err := errors.Join(err1, err2); err != nil {
-				return usageError{err, "shm demo"}
-			}
-			ctx, cancel := context.WithCancel(cmd.Context())
-			defer cancel()
-			go func() {
-				// The parent holds the other end and never writes: this returns when
-				// the parent is gone, kill -9 included.
-				_, _ = io.Copy(io.Discard, a.stdin)
-				cancel()
-			}()
-			return workShared(ctx, a.dir, args[0], args[1], part, slot)
-		},
+	part, err1 := strconv.Atoi(args[2])
+	slot, err2 := strconv.Atoi(args[3])
+	if err := cmp.Or(err1, err2); err != nil {
+		return fmt.Errorf("%w: %w", ErrArgs, err)
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		// The parent holds the other end and never writes: this returns when the
+		// parent is gone, kill -9 included.
+		_, _ = io.Copy(io.Discard, stdin)
+		cancel()
+	}()
+	return workShared(ctx, dir, args[0], args[1], part, slot)
 }
 
 // workShared counts one part of the text block in place.
@@ -124,7 +108,7 @@ func workShared(ctx context.Context, dir, textName, resultName string, part, slo
 func (c *counter) result(start time.Time) *result {
 	list := c.list()
 	return &result{
-		tally: c.tally, PID: os.Getpid(), Distinct: uint64(len(list)), List: list,
+		Tally: c.Tally, PID: os.Getpid(), Distinct: uint64(len(list)), List: list,
 		Nanoseconds: uint64(time.Since(start)),
 	}
 }
@@ -216,17 +200,14 @@ func workPiped(ctx context.Context, from io.Reader, to io.Writer) error {
 
 // countShared lets n workers count the parts from firstPart on in place, each
 // into the slot of its number. The last is Python if there are more than Go's.
-func (d *demo) countShared(ctx context.Context, n, firstPart int) ([]result, time.Duration, error) {
+func (r *run) countShared(ctx context.Context, n, firstPart int) ([]result, time.Duration, error) {
 	start := time.Now()
 	err := together(ctx, n, func(ctx context.Context, i int) error {
-		args := []string{d.text.Name(), d.result.Name(), strconv.Itoa(firstPart + i), strconv.Itoa(i)}
-		if i == d.workers {
-			return runWorker(d.interpreter.command(ctx, demoWorkerPython, args...), nil, &d.cpu)
+		args := []string{r.text.Name(), r.result.Name(), strconv.Itoa(firstPart + i), strconv.Itoa(i)}
+		if i == r.Workers {
+			return runWorker(r.interpreter.command(ctx, workerPython, args...), nil, &r.cpu)
 		}
-		if d.dir != "" {
-			args = append([]string{"--dir", d.dir}, args...)
-		}
-		return runWorker(demoWorkerCommand(ctx, args...), nil, &d.cpu)
+		return runWorker(r.Worker(ctx, args...), nil, &r.cpu)
 	})
 	took := time.Since(start)
 	if err != nil {
@@ -234,7 +215,7 @@ func (d *demo) countShared(ctx context.Context, n, firstPart int) ([]result, tim
 	}
 	results := make([]result, n)
 	for i := range results {
-		slot, err := resultSlot(d.result.Bytes(), i)
+		slot, err := resultSlot(r.result.Bytes(), i)
 		if err == nil {
 			results[i], err = decodeResult(slot)
 		}
@@ -247,19 +228,19 @@ func (d *demo) countShared(ctx context.Context, n, firstPart int) ([]result, tim
 
 // countPiped lets n workers count the parts from firstPart on, sent to them
 // through pipes.
-func (d *demo) countPiped(ctx context.Context, n, firstPart int) ([]result, time.Duration, error) {
+func (r *run) countPiped(ctx context.Context, n, firstPart int) ([]result, time.Duration, error) {
 	outputs := make([]bytes.Buffer, n)
-	slot, err := resultSlot(d.result.Bytes(), 0)
+	slot, err := resultSlot(r.result.Bytes(), 0)
 	if err != nil {
 		return nil, 0, err
 	}
 	start := time.Now()
 	err = together(ctx, n, func(ctx context.Context, i int) error {
-		cmd := demoWorkerCommand(ctx)
+		cmd := r.Worker(ctx)
 		cmd.Stdout = &outputs[i]
 		return runWorker(cmd, func(to io.Writer) error {
-			return d.index.sendPart(to, d.textBytes, d.index.parts[firstPart+i], len(slot))
-		}, &d.cpu)
+			return r.index.sendPart(to, r.textBytes, r.index.parts[firstPart+i], len(slot))
+		}, &r.cpu)
 	})
 	took := time.Since(start)
 	if err != nil {
@@ -275,12 +256,12 @@ func (d *demo) countPiped(ctx context.Context, n, firstPart int) ([]result, time
 }
 
 // copyOnly sends what countPiped sends, to workers that throw it away.
-func (d *demo) copyOnly(ctx context.Context, n, firstPart int) (time.Duration, error) {
+func (r *run) copyOnly(ctx context.Context, n, firstPart int) (time.Duration, error) {
 	start := time.Now()
 	err := together(ctx, n, func(ctx context.Context, i int) error {
-		return runWorker(demoWorkerCommand(ctx, demoCopyOnly), func(to io.Writer) error {
-			return d.index.sendPart(to, d.textBytes, d.index.parts[firstPart+i], slotHead)
-		}, &d.cpu)
+		return runWorker(r.Worker(ctx, copyOnly), func(to io.Writer) error {
+			return r.index.sendPart(to, r.textBytes, r.index.parts[firstPart+i], slotHead)
+		}, &r.cpu)
 	})
 	return time.Since(start), err
 }
@@ -329,7 +310,7 @@ func runWorker(cmd *exec.Cmd, feed func(to io.Writer) error, cpu *atomic.Int64) 
 	cpu.Add(int64(cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()))
 	if err != nil && !errors.Is(err, exec.ErrWaitDelay) {
 		if len(stderr) > 0 {
-			return fmt.Errorf("%v: %s", err, oneLine(string(stderr)))
+			return fmt.Errorf("%v: %s", err, strings.TrimSpace(string(stderr)))
 		}
 		return err
 	}
@@ -378,13 +359,13 @@ func findPython(ctx context.Context, wanted bool) interpreter {
 		const ask = "import sys, multiprocessing.shared_memory as s; print(sys.executable); print(sys.implementation.name, *sys.version_info[:3])"
 		out, err := interpreter{path: path}.command(ctx, ask).Output()
 		if err != nil {
-			why = printable(path) + " has no multiprocessing.shared_memory, which came with 3.8"
+			why = path + " has no multiprocessing.shared_memory, which came with 3.8"
 			continue
 		}
 		real, what, _ := strings.Cut(strings.ReplaceAll(string(out), "\r", ""), "\n")
 		version := strings.Fields(what)
 		if real == "" || len(version) != 4 {
-			why = printable(path) + " does not say what it is"
+			why = path + " does not say what it is"
 			continue
 		}
 		name := map[string]string{"cpython": "Python", "pypy": "PyPy"}[version[0]]

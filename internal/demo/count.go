@@ -1,4 +1,4 @@
-package cli
+package demo
 
 import (
 	"bytes"
@@ -18,8 +18,8 @@ import (
 // All three end at a '\n', which is why a text may be cut after any '\n' and
 // its parts be counted apart.
 
-// tally is what adds up.
-type tally struct {
+// Tally is what adds up.
+type Tally struct {
 	Files       uint64 `json:"files"`
 	Bytes       uint64 `json:"bytes"`
 	Lines       uint64 `json:"lines"`
@@ -27,7 +27,7 @@ type tally struct {
 	Identifiers uint64 `json:"identifiers"` // how many stand there, not how many different ones
 }
 
-func (t *tally) add(u tally) {
+func (t *Tally) add(u Tally) {
 	t.Files += u.Files
 	t.Bytes += u.Bytes
 	t.Lines += u.Lines
@@ -35,15 +35,15 @@ func (t *tally) add(u tally) {
 	t.Identifiers += u.Identifiers
 }
 
-// identifier is one identifier and how often it was seen.
-type identifier struct {
+// Identifier is one identifier and how often it was seen.
+type Identifier struct {
 	Name  string `json:"name"`
 	Count uint64 `json:"count"`
 }
 
 // byCount puts the commonest first; equals go by name, so that every process
 // and every run shows the same order.
-func byCount(a, b identifier) int {
+func byCount(a, b Identifier) int {
 	if a.Count != b.Count {
 		return cmp.Compare(b.Count, a.Count)
 	}
@@ -74,7 +74,7 @@ var byteClass = func() (class [256]uint8) {
 
 // counter counts pieces of text. Make it with newCounter.
 type counter struct {
-	tally
+	Tally
 	// Pointers, so that the common case, an identifier seen before, looks up
 	// without turning the bytes into a string.
 	names map[string]*uint64
@@ -122,10 +122,10 @@ func (c *counter) count(p []byte) {
 }
 
 // list returns what was seen, the commonest first.
-func (c *counter) list() []identifier {
-	ids := make([]identifier, 0, len(c.names))
+func (c *counter) list() []Identifier {
+	ids := make([]Identifier, 0, len(c.names))
 	for name, n := range c.names {
-		ids = append(ids, identifier{name, *n})
+		ids = append(ids, Identifier{name, *n})
 	}
 	slices.SortFunc(ids, byCount)
 	return ids
@@ -134,18 +134,18 @@ func (c *counter) list() []identifier {
 // result is what one process found: its tally and as much of its list of
 // identifiers as fits in its slot.
 type result struct {
-	tally
+	Tally
 	PID         int
 	Nanoseconds uint64 // that it took, without starting the process
 	Distinct    uint64 // identifiers it saw
 	Cut         uint64 // no identifier that is not in List was seen more often
-	List        []identifier
+	List        []Identifier
 }
 
 // merged is the sum of several results. What a slot had no room for makes the
 // count of an identifier a range.
 type merged struct {
-	tally
+	Tally
 	names  map[string]span
 	unseen uint64 // what is not in names was seen at most so often
 }
@@ -156,7 +156,7 @@ type span struct{ n, slack uint64 }
 func mergeResults(results []result) merged {
 	m := merged{names: map[string]span{}}
 	for _, r := range results {
-		m.add(r.tally)
+		m.add(r.Tally)
 		m.unseen += r.Cut
 	}
 	// slack holds, at first, the cuts of the lists that do have the name.
@@ -174,10 +174,10 @@ func mergeResults(results []result) merged {
 
 // top returns the k commonest identifiers, and whether what was left out of
 // the lists could change that.
-func (m *merged) top(k int) (ids []identifier, sure bool) {
-	ids = make([]identifier, 0, len(m.names))
+func (m *merged) top(k int) (ids []Identifier, sure bool) {
+	ids = make([]Identifier, 0, len(m.names))
 	for name, s := range m.names {
-		ids = append(ids, identifier{name, s.n})
+		ids = append(ids, Identifier{name, s.n})
 	}
 	slices.SortFunc(ids, byCount)
 	if len(ids) < k {
@@ -199,8 +199,8 @@ func (m *merged) top(k int) (ids []identifier, sure bool) {
 // check compares the sum of the processes with what one process counted, all
 // identifiers included, and says where they differ.
 func (m *merged) check(single *counter) error {
-	if m.tally != single.tally {
-		return fmt.Errorf("the processes counted %+v together, one process counted %+v", m.tally, single.tally)
+	if m.Tally != single.Tally {
+		return fmt.Errorf("the processes counted %+v together, one process counted %+v", m.Tally, single.Tally)
 	}
 	for name, n := range single.names {
 		s, ok := m.names[name]

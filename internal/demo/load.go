@@ -1,4 +1,4 @@
-package cli
+package demo
 
 import (
 	"context"
@@ -47,7 +47,7 @@ func findSources(ctx context.Context, roots []string, limit int64) (*sources, er
 		// down are not followed, or a tree could contain itself.
 		real, err := filepath.EvalSymlinks(root)
 		if err != nil {
-			return nil, err
+			return nil, &ReadError{err}
 		}
 		err = filepath.WalkDir(real, func(path string, d fs.DirEntry, err error) error {
 			if ctx.Err() != nil {
