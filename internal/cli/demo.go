@@ -39,10 +39,11 @@ place, and put what they find into a second block. One of them is a Python
 program, if there is a python3 on the PATH. It then checks the sum, and measures
 how long the same takes when the text is copied through pipes.
 
-It leaves nothing behind, also when it is interrupted or killed.`,
+It leaves nothing behind, also when it is interrupted or killed. Without --limit
+it reads what there is room for.`,
 		Example: `  shm demo
   shm demo --workers 4 ~/src
-  shm demo --limit 40M            where /dev/shm is small, as in a container`,
+  shm demo --limit 40M            leave the rest of /dev/shm to others`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if d.Limit < 1 {
 				return usageError{errors.New("--limit 0 leaves nothing to read"), "shm demo --limit 40M"}
@@ -51,6 +52,7 @@ It leaves nothing behind, also when it is interrupted or killed.`,
 				return usageError{fmt.Errorf("--workers %d is not 1 to %d", d.Workers, demoWorkers), "shm demo --help"}
 			}
 			d.Python, d.Roots = !noPython, args
+			d.limited = cmd.Flags().Changed("limit")
 			return d.run(cmd.Context())
 		},
 	}
@@ -79,7 +81,8 @@ func newDemoWorker(a *app) *cobra.Command {
 
 // demoRun is one run of the verb.
 type demoRun struct {
-	a *app
+	a       *app
+	limited bool // --limit was given
 	demo.Options
 }
 
@@ -92,6 +95,13 @@ func (d *demoRun) run(ctx context.Context) (err error) {
 		d.Loaded, d.Counted = d.showLoaded, d.showCounted
 	}
 	r, err := demo.Run(ctx, d.Options)
+	if e, ok := errors.AsType[*demo.SpaceError](err); ok && !d.limited && e.Fits >= 1<<20 {
+		// The /dev/shm of a container has 64 MB, unless somebody knew better. A
+		// first try should show something there too.
+		fmt.Fprintf(d.a.stderr, "note: the demo would need %s of shared memory and takes what there is: %v\n", d.a.size(e.Need), e.Err)
+		d.Limit = e.Fits
+		r, err = demo.Run(ctx, d.Options)
+	}
 	switch {
 	case err != nil:
 		return d.explain(err)
@@ -143,7 +153,7 @@ func (d *demoRun) showLoaded(r *demo.Report) error {
 	fmt.Fprintf(w, "This process has read them into it, from %s, in %s. The others count\n", printable(strings.Join(r.Roots, " ")), seconds(r.ReadSeconds))
 	fmt.Fprintf(w, "there, in place, and leave what they find in %s, %s.\n", d.a.paint(bold, r.Result.Name), d.a.size(int64(r.Result.Size)))
 	if r.Limited {
-		fmt.Fprintf(w, "There is more; --limit %s left it out.\n", d.a.size(d.Limit))
+		fmt.Fprintf(w, "There is more, which the limit of %s left out.\n", d.a.size(d.Limit))
 	}
 	if r.Skipped > 0 {
 		fmt.Fprintf(w, "%s could not be read and are left out: %s\n", grouped(r.Skipped), oneLine(r.Why))

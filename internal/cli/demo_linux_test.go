@@ -1,0 +1,49 @@
+package cli
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/sharedmem/shm/internal/shmtest"
+)
+
+// In a container's small /dev/shm the demo takes what room there is, unless
+// --limit says how much it is to be.
+func TestDemoSmallPlace(t *testing.T) {
+	noEmulator(t)
+	if os.Geteuid() != 0 {
+		shmtest.Skip(t, "root", "mounting a file system needs root")
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, dir := shmtest.TempDir(t), shmtest.TempDir(t)
+	line := "the same line again and again\n"
+	for _, name := range []string{"a", "b", "c", "d", "e", "f"} {
+		if err := os.WriteFile(filepath.Join(root, name), bytes.Repeat([]byte(line), 2<<20/len(line)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run := func(args ...string) (string, error) {
+		cmd := exec.Command("sh", append([]string{"-c", `mount -t tmpfs -o size=12m shmtest "$1" && exe=$0 dir=$1 && shift &&
+			exec "$exe" demo --dir "$dir" --no-python --workers 1 "$@"`, exe, dir}, args...)...)
+		cmd.Env = append(os.Environ(), asCommand+"=1")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	out, err := run(root)
+	if err != nil || !strings.Contains(out, "takes what there is") || !strings.Contains(out, "4 files, 8.0 MiB") || !strings.Contains(out, "There is more") {
+		t.Errorf("%v: %s", err, out)
+	}
+	out, err = run("--limit", "1G", root)
+	if err == nil || !strings.Contains(out, "not enough shared memory") || !strings.Contains(out, "try: shm demo --limit ") {
+		t.Errorf("%v: %s", err, out)
+	}
+}
