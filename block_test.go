@@ -455,7 +455,7 @@ func TestRef(t *testing.T) {
 }
 
 func TestCreateFrom(t *testing.T) {
-	data := bytes.Repeat([]byte("0123456789abcdef"), 1<<20) // 16 MiB, one step of filling
+	data := bytes.Repeat([]byte("0123456789abcdef"), 1<<17) // 2 MiB, some steps of filling
 	pipe := func(p []byte) io.Reader {
 		r, w, err := os.Pipe()
 		if err != nil {

@@ -105,6 +105,9 @@ func TestScript(t *testing.T) {
 	}
 	testscript.Run(t, testscript.Params{
 		Dir: filepath.Join("testdata", "script"),
+		// Its own folder it removes only after all scripts, not after those that
+		// -run picks.
+		WorkdirRoot: shmtest.TempDir(t),
 		Setup: func(env *testscript.Env) error {
 			bin := filepath.Join(env.WorkDir, "bin")
 			if err := os.Mkdir(bin, 0o700); err != nil {

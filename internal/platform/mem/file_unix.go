@@ -312,12 +312,13 @@ func (o *Object) fill(r io.Reader) (size int64, err error) {
 	}
 }
 
-// growBy reserves as much of fillStep beyond size as can be had, and returns the
-// new size.
+// growBy reserves about as much again as size, or what of that can be had, and
+// returns the new size. What is reserved and not used in the end is missing to
+// others meanwhile.
 func (o *Object) growBy(size int64) (int64, error) {
-	for step := int64(fillStep); ; step /= 2 {
+	for step := min(max(size, fillMin), fillMax); ; step /= 2 {
 		err := o.Grow(size, size+step)
-		if err == nil || step <= fillStep>>12 || !errors.Is(err, ErrNoSpace) {
+		if err == nil || step <= 4096 || !errors.Is(err, ErrNoSpace) {
 			return size + step, err
 		}
 	}
@@ -340,8 +341,11 @@ func lengthOf(r io.Reader) int64 {
 	return max(0, fi.Size()-at)
 }
 
-// fillStep is how much of a stream of unknown length is reserved at a time.
-const fillStep = 16 << 20
+// How much of a stream of unknown length is reserved at a time.
+const (
+	fillMin = 256 << 10
+	fillMax = 16 << 20
+)
 
 // Map maps the whole object. The mapping outlives Close.
 //
