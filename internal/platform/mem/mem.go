@@ -5,11 +5,11 @@
 // An object is made in steps, so that a crash between any two leaves nothing
 // and nobody sees it half made:
 //
-//	o, err := mem.New(dir, name, size, mode, flags) // memory without a name
-//	p, err := o.Map(false)                          // its bytes
-//	                                                // (the owner journals o.ID here)
-//	err = o.Publish(name)                           // now it has its name
-//	o.Close()                                       // the mapping stays
+//	o, err := mem.New(dir, name, temp, size, mode, flags) // memory without a name
+//	p, err := o.Map(false)                                // its bytes
+//	                                                      // (the owner journals o.ID here)
+//	err = o.Publish(name)                                 // now it has its name
+//	o.Close()                                             // the mapping stays
 //
 // On Linux New uses O_TMPFILE and Publish linkat. Where the system cannot make
 // an object without a name (macOS, Windows), New gives it its name at once,
