@@ -33,6 +33,23 @@ type blockDoc struct {
 	Holders []proc.Holder `json:"holders,omitzero"` // absent if not asked for
 }
 
+// docsOf describes blocks with their holders, and says how many processes could
+// not be looked into, as far as seen, which may be nil, knows.
+func docsOf(blocks []shm.Info, seen *proc.Snapshot) (docs []blockDoc, refused *int) {
+	docs = []blockDoc{} // not null in JSON
+	for _, b := range blocks {
+		d := docOf(b)
+		if seen != nil {
+			d.Holders = holdersOf(seen, b)
+		}
+		docs = append(docs, d)
+	}
+	if seen != nil {
+		refused = &seen.Refused
+	}
+	return docs, refused
+}
+
 func docOf(info shm.Info) blockDoc {
 	d := blockDoc{Info: info, Mode: modeText(info.Mode), Path: pathOf(info)}
 	if !info.Created.IsZero() {
@@ -262,17 +279,8 @@ func (a *app) printList(dir shm.Dir, blocks []shm.Info, long bool) error {
 			Dir     string     `json:"dir"`
 			Blocks  []blockDoc `json:"blocks"`
 			Refused *int       `json:"refused_processes,omitempty"`
-		}{Dir: placeName(dir), Blocks: []blockDoc{}}
-		for _, b := range blocks {
-			d := docOf(b)
-			if seen != nil {
-				d.Holders = holdersOf(seen, b)
-			}
-			doc.Blocks = append(doc.Blocks, d)
-		}
-		if seen != nil {
-			doc.Refused = &seen.Refused
-		}
+		}{Dir: placeName(dir)}
+		doc.Blocks, doc.Refused = docsOf(blocks, seen)
 		return a.writeJSON(doc)
 	}
 	if len(blocks) == 0 {

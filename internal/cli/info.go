@@ -71,17 +71,8 @@ func (a *app) printInfo(blocks []shm.Info) error {
 		doc := struct {
 			Blocks  []blockDoc `json:"blocks"`
 			Refused *int       `json:"refused_processes,omitempty"`
-		}{Blocks: []blockDoc{}}
-		for _, b := range blocks {
-			d := docOf(b)
-			if seen != nil {
-				d.Holders = holdersOf(seen, b)
-			}
-			doc.Blocks = append(doc.Blocks, d)
-		}
-		if seen != nil {
-			doc.Refused = &seen.Refused
-		}
+		}{}
+		doc.Blocks, doc.Refused = docsOf(blocks, seen)
 		return a.writeJSON(doc)
 	}
 	for i, b := range blocks {
