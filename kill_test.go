@@ -186,7 +186,7 @@ func TestKillAtEveryPoint(t *testing.T) {
 					break
 				}
 				p.Expect("ready")
-				c := cleanerOf(t, p.PID(), 0)
+				c := cleanerOf(t, p.PID())
 				p.Kill()
 				for syscall.Kill(c, 0) == nil { // it is init's child now
 				}
@@ -269,7 +269,7 @@ func TestKillAll(t *testing.T) {
 		name := shmtest.Name(t)
 		p := shmtest.Start(t, "tracked-owner", dir, name)
 		p.Expect("ready")
-		c := cleanerOf(t, p.PID(), 0)
+		c := cleanerOf(t, p.PID())
 		var wg sync.WaitGroup
 		for _, pid := range []int{c, p.PID()} {
 			wg.Go(func() { syscall.Kill(pid, syscall.SIGKILL) })

@@ -397,7 +397,7 @@ func TestTrackedCleanerKilled(t *testing.T) {
 	noEmulator(t)
 	name := shmtest.Name(t)
 	p := owner(t, name, "tracked")
-	old := cleanerOf(t, p.PID(), 0)
+	old := cleanerOf(t, p.PID())
 	// It restarts one that has run for a second; else at the next Tracked block.
 	if err := syscall.Kill(old, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
@@ -417,7 +417,7 @@ func TestTrackedCleanerIgnoresSignals(t *testing.T) {
 	noEmulator(t)
 	name := shmtest.Name(t)
 	p := owner(t, name, "tracked")
-	c := cleanerOf(t, p.PID(), 0)
+	c := cleanerOf(t, p.PID())
 	for _, s := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT} {
 		if err := syscall.Kill(c, s); err != nil {
 			t.Fatal(err)
@@ -427,8 +427,8 @@ func TestTrackedCleanerIgnoresSignals(t *testing.T) {
 	gone(t, name)
 }
 
-// cleanerOf returns the PID of the process's clean-up process, not being not.
-func cleanerOf(t *testing.T, pid, not int) int {
+// cleanerOf returns the PID of the process's clean-up process.
+func cleanerOf(t *testing.T, pid int) int {
 	t.Helper()
 	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
 	for _, s := range stats {
