@@ -63,7 +63,7 @@ func publishOwned(b *Block, obj *mem.Object, o *CreateOptions, l *lease.Lease) e
 		return err
 	}
 	if o.KeepName {
-		if own.keep, err = keepName(o.Dir, b.name, b.id, obj, own.slot.Keep()); err != nil {
+		if own.keep, err = keepName(o.Dir, b.name, obj, own.slot.Keep()); err != nil {
 			own.slot.Forget()
 			return err
 		}
@@ -93,13 +93,12 @@ func (own *ownership) drop() {
 // keeper restores a name that somebody else unlinks, from a second link.
 type keeper struct {
 	dir, name, hidden string
-	id                mem.ID
 	watch             *mem.Watcher
 	running           bool
 	quit, done        chan struct{}
 }
 
-func keepName(dir, name string, id mem.ID, obj *mem.Object, hidden string) (*keeper, error) {
+func keepName(dir, name string, obj *mem.Object, hidden string) (*keeper, error) {
 	w, err := mem.Watch(dir, name, mem.Vanishes)
 	if err != nil {
 		return nil, fmt.Errorf("KeepName cannot watch the name: %w", err)
@@ -108,7 +107,7 @@ func keepName(dir, name string, id mem.ID, obj *mem.Object, hidden string) (*kee
 		w.Stop()
 		return nil, fmt.Errorf("KeepName: %w", err)
 	}
-	return &keeper{dir: dir, name: name, hidden: hidden, id: id, watch: w,
+	return &keeper{dir: dir, name: name, hidden: hidden, watch: w,
 		quit: make(chan struct{}), done: make(chan struct{})}, nil
 }
 

@@ -69,8 +69,7 @@ func openUnnamed(dir string, temp func() (string, error), mode uint32) (int, str
 // forceHidden makes tests take the way of file systems without O_TMPFILE.
 var forceHidden = os.Getenv("SHM_TEST_NO_TMPFILE") != ""
 
-// Link gives the object one more name; fs.ErrExist if it is taken.
-func (o *Object) Link(name string) error {
+func (o *Object) linkTo(name string) error {
 	to := path(o.dir, name)
 	if o.hidden != "" {
 		return link(path(o.dir, o.hidden), to)

@@ -53,8 +53,7 @@ func openUnnamed(dir string, temp func() (string, error), mode uint32) (int, str
 	return openHidden(dir, temp, mode)
 }
 
-// Link gives the object one more name; fs.ErrExist if it is taken.
-func (o *Object) Link(name string) error {
+func (o *Object) linkTo(name string) error {
 	if o.hidden == "" {
 		return errors.ErrUnsupported
 	}

@@ -125,7 +125,7 @@ func (o *Object) Publish(name string) error {
 		return nil
 	}
 	if err := o.Link(name); err != nil {
-		return inodesError(o.dir, o.Size, err)
+		return err
 	}
 	o.named = true
 	if o.hidden != "" {
@@ -135,6 +135,10 @@ func (o *Object) Publish(name string) error {
 	}
 	return nil
 }
+
+// Link gives the object one more name; fs.ErrExist if it is taken. On a tmpfs
+// a second name counts as a file.
+func (o *Object) Link(name string) error { return inodesError(o.dir, o.Size, o.linkTo(name)) }
 
 // Discard undoes New: the object is closed and, if it has no public name,
 // gone.
