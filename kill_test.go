@@ -188,8 +188,7 @@ func TestKillAtEveryPoint(t *testing.T) {
 				p.Expect("ready")
 				c := cleanerOf(t, p.PID())
 				p.Kill()
-				for syscall.Kill(c, 0) == nil { // it is init's child now
-				}
+				dead(t, c) // init's child now
 				if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
 					t.Errorf("the clean-up process did not die at %s", point)
 				}
@@ -250,7 +249,7 @@ func TestKillAttacher(t *testing.T) {
 
 func init() {
 	shmtest.Register("opener", func(args []string) int {
-		b, err := shm.Open(args[0], nil)
+		b, err := shm.Open(args[0], &shm.OpenOptions{Dir: place()})
 		if err != nil {
 			return report(err)
 		}
@@ -269,13 +268,17 @@ func TestKillAll(t *testing.T) {
 		name := shmtest.Name(t)
 		p := shmtest.Start(t, "tracked-owner", dir, name)
 		p.Expect("ready")
+		attacher := shmtest.Start(t, "opener", name)
+		attacher.Expect("ready")
 		c := cleanerOf(t, p.PID())
 		var wg sync.WaitGroup
-		for _, pid := range []int{c, p.PID()} {
+		for _, pid := range []int{c, p.PID(), attacher.PID()} {
 			wg.Go(func() { syscall.Kill(pid, syscall.SIGKILL) })
 		}
 		wg.Wait()
 		p.Kill()
+		attacher.Kill()
+		dead(t, c)
 		nothingLeft(t, dir, keep...)
 	}
 }

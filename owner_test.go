@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -403,6 +404,7 @@ func TestTrackedCleanerKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.Kill()
+	dead(t, old)
 	if !exists(t, name) {
 		return // another one was quick
 	}
@@ -425,6 +427,24 @@ func TestTrackedCleanerIgnoresSignals(t *testing.T) {
 	}
 	p.Kill()
 	gone(t, name)
+}
+
+// dead waits until a process that is not our child, and was killed, is gone or a
+// zombie. Until then it may hold the lock of a lease that it was sweeping.
+func dead(t *testing.T, pid int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), shmtest.Patience)
+	defer cancel()
+	for {
+		b, err := os.ReadFile("/proc/" + itoa(pid) + "/stat")
+		if err != nil || strings.HasPrefix(string(b[strings.LastIndexByte(string(b), ')')+1:]), " Z") {
+			return
+		}
+		if ctx.Err() != nil {
+			t.Fatalf("process %d lives on", pid)
+		}
+		runtime.Gosched()
+	}
 }
 
 // cleanerOf returns the PID of the process's clean-up process.
