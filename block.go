@@ -44,6 +44,12 @@ func (b *Block) Name() string { return b.name }
 // or opened it. It stays readable after Close.
 func (b *Block) Size() int { return b.size }
 
+// ReadOnly tells whether this process opened the block for reading only.
+func (b *Block) ReadOnly() bool { return b.readOnly }
+
+// Closed tells whether Close has begun. It costs a nanosecond.
+func (b *Block) Closed() bool { return b.guard.Closed() }
+
 // String returns what Python's repr does: SharedMemory('psm_1a2b3c4d', size=4096).
 func (b *Block) String() string {
 	return fmt.Sprintf("SharedMemory(%s, size=%d)", layout.PyRepr(b.name), b.size)

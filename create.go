@@ -45,6 +45,16 @@ func CreateFrom(name string, r io.Reader, opts *CreateOptions) (*Block, error) {
 	return create("create", name, opts, filled(r), nil)
 }
 
+// CreateWith is Create for a block that is not empty at first: init, if not
+// nil, fills it before its name appears, so that no other process sees it half
+// made. (On macOS and Windows others may.) If init fails there is no block, and
+// the error wraps init's. The block given to init must not be closed there.
+//
+// Errors: those of Create, and init's.
+func CreateWith(name string, size int, opts *CreateOptions, init func(*Block) error) (*Block, error) {
+	return create("create", name, opts, sized(size), init)
+}
+
 // OpenOrCreate opens the block if it exists and creates it otherwise, whoever
 // else tries the same at the same time. init, if not nil, is called in the
 // process that creates it, on the new block, before its name appears: no other

@@ -1,7 +1,10 @@
 package layout
 
 import (
+	"bytes"
 	"fmt"
+	"math"
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -49,4 +52,52 @@ func PyRepr(s string) string {
 	}
 	b.WriteRune(quote)
 	return b.String()
+}
+
+// PyReprBytes writes b as Python's repr writes a bytes object.
+func PyReprBytes(b []byte) string {
+	quote := byte('\'')
+	if bytes.IndexByte(b, '\'') >= 0 && bytes.IndexByte(b, '"') < 0 {
+		quote = '"'
+	}
+	s := make([]byte, 0, len(b)+3)
+	s = append(s, 'b', quote)
+	for _, c := range b {
+		switch {
+		case c == quote || c == '\\':
+			s = append(s, '\\', c)
+		case c == '\n':
+			s = append(s, `\n`...)
+		case c == '\r':
+			s = append(s, `\r`...)
+		case c == '\t':
+			s = append(s, `\t`...)
+		case c < ' ' || c > '~':
+			s = fmt.Appendf(s, `\x%02x`, c)
+		default:
+			s = append(s, c)
+		}
+	}
+	return string(append(s, quote))
+}
+
+// PyReprFloat writes f as Python's repr writes a float: the fewest digits that
+// give it back, with an exponent only below 1e-4 and from 1e16 on.
+func PyReprFloat(f float64) string {
+	switch {
+	case math.IsNaN(f):
+		return "nan"
+	case math.IsInf(f, 0):
+		return strings.TrimPrefix(strings.ToLower(strconv.FormatFloat(f, 'f', -1, 64)), "+")
+	}
+	e := strconv.FormatFloat(f, 'e', -1, 64)
+	exp, _ := strconv.Atoi(e[strings.IndexByte(e, 'e')+1:])
+	if exp < -4 || exp >= 16 {
+		return e // both write at least two digits of the exponent
+	}
+	s := strconv.FormatFloat(f, 'f', -1, 64)
+	if !strings.Contains(s, ".") {
+		s += ".0"
+	}
+	return s
 }
