@@ -168,6 +168,9 @@ func TestKillAtEveryPoint(t *testing.T) {
 		}
 	}
 	for _, point := range crash.Points {
+		if strings.HasPrefix(point, "set:") {
+			continue // package list's
+		}
 		t.Run(strings.ReplaceAll(point, ":", "-"), func(t *testing.T) {
 			dir := privateDir(t)
 			keep := bystanders(t, dir)

@@ -28,4 +28,14 @@ var Points = []string{
 	"sweep:unlinked",     // the dead lease has lost its name
 	"cleaner:started",    // the clean-up process runs
 	"cleaner:owner-gone", // it has seen its owner's death
+
+	// Changing an item of a concurrent list.
+	"set:owned",      // the item is this process's
+	"set:half-spare", // the spare slot has the value, but not yet its format
+	"set:spare",      // the spare slot is complete, the list's counts
+	"set:counts",     // the spare slot counts, the list's is untouched
+	"set:half",       // the list's slot has the value, but not its format
+	"set:copied",     // the list's slot is complete, the spare one counts
+	"set:done",       // the item still is this process's
+	"set:dead-owner", // another process has died in one of these
 }

@@ -1,0 +1,61 @@
+package lease
+
+import (
+	"errors"
+	"io/fs"
+
+	"github.com/sharedmem/shm/internal/platform/mem"
+)
+
+// Pin returns an ID of this process that other processes can ask [Alive]
+// about, and keeps it until release is called, whatever becomes of the blocks
+// in the lease. The ID goes into words in shared memory, to say who is at work
+// there; it is never 0 and never another process's.
+//
+// On Windows, which has no lease files, a named section stands for the lease:
+// it exists as long as its process does.
+func (l *Lease) Pin() (id uint64, release func(), err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if mem.UnlinkIsNothing {
+		id = newID()
+		o, err := mem.New("", hidden(kindLease, id, 0), nil, 1, 0, 0)
+		if err != nil {
+			return 0, nil, err
+		}
+		return id, func() { _ = o.Close() }, nil
+	}
+	if err := l.open(); err != nil {
+		return 0, nil, err
+	}
+	inc := l.inc
+	inc.live++
+	return inc.id, func() { l.unpin(inc) }, nil
+}
+
+// Alive tells whether the process that pinned id for dir lives. An ID that
+// nobody ever had is a dead one's. The error says that it cannot be known:
+// another user's lease cannot be looked at. fs.ErrPermission then.
+func Alive(dir string, id uint64) (bool, error) {
+	ldir := ""
+	if !mem.UnlinkIsNothing {
+		var err error
+		if ldir, err = mem.LeaseDir(absolute(dir)); err != nil {
+			return false, err
+		}
+	}
+	o, err := mem.Open(ldir, hidden(kindLease, id, 0), true)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, mem.ErrNotRegular), errors.Is(err, mem.ErrEmpty):
+		// A lease is complete and locked before it has its name, where the
+		// system can do that; where it cannot, nobody knows its ID before.
+		return false, nil
+	case err != nil:
+		return false, err
+	}
+	defer o.Close()
+	if mem.UnlinkIsNothing {
+		return true, nil
+	}
+	return o.Locked()
+}

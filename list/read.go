@@ -1,0 +1,269 @@
+package list
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+	"os"
+	"sync/atomic"
+
+	"github.com/sharedmem/shm"
+)
+
+func nativeWord(b []byte) uint64           { return binary.NativeEndian.Uint64(b) }
+func putWord(b []byte, w uint64)           { binary.NativeEndian.PutUint64(b, w) }
+func appendWord(b []byte, w uint64) []byte { return binary.NativeEndian.AppendUint64(b, w) }
+
+// span is where the slot of item i begins and ends, in bytes from the first
+// one. Not ok if there is no such item, or if the table, which anybody may have
+// changed since it was opened, does not give whole words within the data.
+func (l *List) span(i int) (lo, hi uint64, ok bool) {
+	if uint(i) >= uint(l.shape.Items) {
+		return 0, 0, false
+	}
+	if l.starts != nil {
+		return 8 * uint64(l.starts[i]), 8 * uint64(l.starts[i+1]), true
+	}
+	lo, hi = l.words[1+i].Load(), l.words[2+i].Load()
+	return lo, hi, lo < hi && hi <= uint64(l.shape.DataLen) && (lo|hi)&7 == 0
+}
+
+// slot is span with reasons.
+func (l *List) slot(i int) (lo, hi int, err error) {
+	from, to, ok := l.span(i)
+	if ok {
+		return int(from), int(to), nil
+	}
+	if uint(i) >= uint(l.shape.Items) {
+		return 0, 0, fmt.Errorf("%w: the list has %d", ErrIndex, l.shape.Items)
+	}
+	return 0, 0, fmt.Errorf("%w: its slot would be bytes %d to %d of %d", shm.ErrFormat, int64(from), int64(to), l.shape.DataLen)
+}
+
+func (l *List) slotBytes(base, lo, hi int) []byte { return l.raw[8*base+lo : 8*base+hi] }
+
+func (l *List) code(i int) byte { return l.raw[l.shape.Codes+i] }
+
+// quick is the list as the ways see it that take some nanoseconds: cut into
+// its parts, so that one look at an index serves for all of them. It is empty for
+// lists to which there is no quick way: concurrent ones and those of 3.8.
+type quick struct {
+	forms []atomic.Uint64
+	codes []byte
+	table []atomic.Uint64 // one more
+	slots []atomic.Uint64
+}
+
+// scalar returns the eight bytes of item i, if it has this format, for the
+// quick ways in and out; nil if there is anything special about it.
+func (l *List) scalar(i int, format uint64) *atomic.Uint64 {
+	q := &l.quick
+	if uint(i) >= uint(len(q.forms)) || uint(i) >= uint(len(q.codes)) || uint(i) >= uint(len(q.table)-1) ||
+		q.forms[i].Load() != format || q.codes[i] != codeValue || l.block.Closed() {
+		return nil
+	}
+	lo, hi := q.table[i].Load(), q.table[i+1].Load()
+	if w := lo / 8; lo < hi && (lo|hi)&7 == 0 && hi/8 <= uint64(len(q.slots)) && w < uint64(len(q.slots)) {
+		return &q.slots[w]
+	}
+	return nil
+}
+
+// item names the item and the list in an error.
+func (l *List) item(op string, i int, err error) error {
+	if err == nil {
+		return nil
+	}
+	return l.fail(op, fmt.Errorf("item %d: %w", i, err))
+}
+
+// kinds is a set of them.
+type kinds uint8
+
+const (
+	noKind   kinds = 0
+	allKinds kinds = 1<<(kindBytes+1) - 1
+)
+
+func (k kind) only() kinds { return 1 << k }
+
+// read returns the value of item i, and if want has its kind, also what it is.
+// Text and bytes are appended to buf, which becomes out; they are v.b then.
+func (l *List) read(i int, want kinds, buf []byte) (v value, out []byte, err error) {
+	lo, hi, err := l.slot(i)
+	if err != nil {
+		return value{}, buf, err
+	}
+	if l.concurrent {
+		return l.readShared(i, lo, hi, want, buf)
+	}
+	k, n, err := kindOf(l.words[l.form+i].Load(), l.code(i), hi-lo)
+	if err != nil || want&k.only() == 0 {
+		return value{kind: k}, buf, err
+	}
+	if k < kindText {
+		return value{kind: k, word: l.words[l.data+lo/8].Load()}, buf, nil
+	}
+	b := l.slotBytes(l.data, lo, lo+n)
+	if n == hi-lo { // else the length is exact
+		b = b[:textLen(b)]
+	}
+	out = append(buf, b...)
+	return value{kind: k, b: out[len(buf):]}, out, nil
+}
+
+// textLen is the length without the zeros that fill up the slot. Most slots are
+// filled up with less than a word, but some are nearly empty.
+func textLen(b []byte) int {
+	n := len(b)
+	for n >= 8 && nativeWord(b[n-8:]) == 0 {
+		n -= 8
+	}
+	for n > 0 && b[n-1] == 0 {
+		n--
+	}
+	return n
+}
+
+// typed returns item i if it is of this kind.
+func (l *List) typed(i int, k kind, buf []byte) (v value, out []byte, err error) {
+	const op = "get"
+	if l.block.Closed() {
+		return value{}, buf, l.item(op, i, os.ErrClosed)
+	}
+	v, out, err = l.read(i, k.only(), buf)
+	switch {
+	case err == nil && v.kind != k:
+		err = wrongType(v.kind, k)
+	case err == nil && k == kindText:
+		err = validText(v.b)
+	}
+	if err != nil {
+		return value{}, buf, l.item(op, i, err)
+	}
+	return v, out, nil
+}
+
+func wrongType(is, not kind) error {
+	return fmt.Errorf("%w: it is of type %v, not %v", ErrType, is, not)
+}
+
+// At returns item i: an int64, float64, bool, string, []byte or nil. Bytes are a
+// copy. It is safe beside Close and a block that another process makes
+// smaller.
+//
+// Errors: ErrIndex, shm.ErrFormat, ErrText, shm.ErrTruncated, os.ErrClosed; for
+// a Concurrent list ErrBusy.
+func (l *List) At(i int) (any, error) {
+	var out any
+	err := l.block.Do(func([]byte) (err error) {
+		var buf [64]byte
+		out, err = l.any(i, buf[:0])
+		return err
+	})
+	return out, l.item("get", i, err)
+}
+
+// any is At without protection. buf is scratch.
+func (l *List) any(i int, buf []byte) (any, error) {
+	if uint(i) < uint(len(l.quick.forms)) {
+		switch l.quick.forms[i].Load() {
+		case formatInt:
+			if w := l.scalar(i, formatInt); w != nil {
+				return int64(w.Load()), nil
+			}
+		case formatFloat:
+			if w := l.scalar(i, formatFloat); w != nil {
+				return math.Float64frombits(w.Load()), nil
+			}
+		}
+	}
+	v, _, err := l.read(i, allKinds, buf)
+	if err == nil && v.kind == kindText {
+		err = validText(v.b)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return v.any(), nil
+}
+
+// Int returns item i, which must be an int. It takes some nanoseconds, and must
+// not run beside Close; if another process makes the block smaller, it faults.
+// See [List.At] for a way without these risks.
+//
+// Errors: ErrType for an item of another type, and those of At.
+func (l *List) Int(i int) (int64, error) {
+	if w := l.scalar(i, formatInt); w != nil {
+		return int64(w.Load()), nil
+	}
+	v, _, err := l.typed(i, kindInt, nil)
+	return int64(v.word), err
+}
+
+// Float returns item i, which must be a float, bit by bit as it is stored: with
+// the sign of zeros and the payload of NaNs. The same holds as for [List.Int].
+func (l *List) Float(i int) (float64, error) {
+	if w := l.scalar(i, formatFloat); w != nil {
+		return math.Float64frombits(w.Load()), nil
+	}
+	v, _, err := l.typed(i, kindFloat, nil)
+	return math.Float64frombits(v.word), err
+}
+
+// Bool returns item i, which must be a bool. The same holds as for [List.Int].
+func (l *List) Bool(i int) (bool, error) {
+	if w := l.scalar(i, formatBool); w != nil {
+		return w.Load()&boolMask != 0, nil
+	}
+	v, _, err := l.typed(i, kindBool, nil)
+	return v.word&boolMask != 0, err
+}
+
+// IsNil tells whether item i is nil, Python's None. The same holds as for
+// [List.Int], but no type is wrong.
+func (l *List) IsNil(i int) (bool, error) {
+	const op = "get"
+	if l.block.Closed() {
+		return false, l.item(op, i, os.ErrClosed)
+	}
+	v, _, err := l.read(i, noKind, nil)
+	return err == nil && v.kind == kindNil, l.item(op, i, err)
+}
+
+// AppendText appends item i, which must be text, to dst, and allocates only if
+// dst has no room for it. If there is an error it returns dst as it was. The
+// same holds as for [List.Int].
+func (l *List) AppendText(dst []byte, i int) ([]byte, error) {
+	_, out, err := l.typed(i, kindText, dst)
+	return out, err
+}
+
+// AppendBytes is [List.AppendText] for an item that must be bytes.
+func (l *List) AppendBytes(dst []byte, i int) ([]byte, error) {
+	_, out, err := l.typed(i, kindBytes, dst)
+	return out, err
+}
+
+// Text returns item i, which must be text. The same holds as for [List.Int].
+func (l *List) Text(i int) (string, error) {
+	var buf [64]byte
+	v, _, err := l.typed(i, kindText, buf[:0])
+	return string(v.b), err
+}
+
+// Format returns the format of item i as Python stores it: "q" for an int, "d"
+// for a float, "xxxxxxx?" for a bool, "xxxxxx?x" for None, "16s" for text or
+// bytes in a slot of 16.
+//
+// Errors: those of At, but for ErrText.
+func (l *List) Format(i int) (format string, err error) {
+	err = l.block.Do(func([]byte) error {
+		if _, _, err := l.read(i, noKind, nil); err != nil {
+			return err
+		}
+		format = formatText(l.words[l.form+i].Load())
+		return nil
+	})
+	return format, l.item("get", i, err)
+}
