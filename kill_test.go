@@ -167,10 +167,10 @@ func TestKillAtEveryPoint(t *testing.T) {
 			t.Errorf("the process did not die at %s but ended with %v: %s", point, p.Cmd.ProcessState, p.Stderr())
 		}
 	}
-	for _, point := range crash.Points {
-		if strings.HasPrefix(point, "set:") {
-			continue // package list's
-		}
+	points := slices.DeleteFunc(slices.Clone(crash.Points), func(p string) bool {
+		return strings.HasPrefix(p, "set:") // package list's
+	})
+	for _, point := range points {
 		t.Run(strings.ReplaceAll(point, ":", "-"), func(t *testing.T) {
 			dir := privateDir(t)
 			keep := bystanders(t, dir)
@@ -227,7 +227,7 @@ func TestKillAtEveryPoint(t *testing.T) {
 			nothingLeft(t, dir, keep...)
 		})
 	}
-	for _, point := range crash.Points {
+	for _, point := range points {
 		if hits[point] == 0 {
 			t.Errorf("nobody died at %s", point)
 		}
