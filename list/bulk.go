@@ -271,13 +271,14 @@ func (l *List) Verify() error {
 			if w := l.words[l.form+at].Load(); !l.concurrent && (w == formatInt || w == formatFloat) && l.code(at) == codeValue {
 				continue
 			}
-			if _, _, err := l.read(at, noKind, nil); err != nil {
+			v, _, err := l.read(at, noKind, nil)
+			if err != nil {
 				return err
 			}
 			// A length beyond the slot is read as the slot's, but is no Python's.
-			if n, sized := parseSized(l.words[l.form+at].Load()); sized && n > int(hi-lo) {
+			if n, sized := parseSized(v.form); sized && n > int(hi-lo) {
 				return fmt.Errorf("%w: its format %q has more bytes than its slot, which has %d",
-					shm.ErrFormat, formatText(l.words[l.form+at].Load()), hi-lo)
+					shm.ErrFormat, formatText(v.form), hi-lo)
 			}
 		}
 		at = -1

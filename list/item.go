@@ -138,10 +138,11 @@ func formatText(format uint64) string {
 // s or in b.
 type value struct {
 	kind kind
-	word uint64 // int, float and bool as they lie in memory
 	big  bool   // an int beyond int64: word is a uint64. No item is
+	word uint64 // int, float and bool as they lie in memory
 	s    string
 	b    []byte
+	form uint64 // the format, of one that was read for its kind only
 }
 
 func intValue(v int64) value     { return value{kind: kindInt, word: uint64(v)} }
@@ -349,7 +350,7 @@ func (v *value) repr() string {
 		}
 		return "False"
 	case kindText:
-		return layout.PyRepr(string(v.b))
+		return layout.PyRepr(v.s + string(v.b))
 	case kindBytes:
 		return layout.PyReprBytes(v.b)
 	}

@@ -123,6 +123,7 @@ type List struct {
 // and nil. A slot has room for its item's bytes, and for as many more as fill up
 // 8 (at least one), so it can hold any number, bool or nil later, but no longer text.
 // Zeros at the end of text and bytes are not kept; see Options.Exact.
+// To make room for longer text, make the item of as many zeros: it reads as "".
 //
 // Errors: ErrType, ErrRange, ErrText, ErrTooLong (the message says which item),
 // and those of [shm.Create].
@@ -136,14 +137,12 @@ func Create(name string, items []any, opts *Options) (*List, error) {
 	if err != nil {
 		return nil, &shm.Error{Op: op, Name: name, Err: err}
 	}
-	var l *List
-	b, err := shm.CreateWith(name, p.size, &o.Block, func(b *shm.Block) error {
-		return p.write(b)
-	})
+	b, err := shm.CreateWith(name, p.size, &o.Block, p.write)
 	if err != nil {
 		return nil, err
 	}
-	if l, err = FromBlock(b); err != nil {
+	l, err := FromBlock(b)
+	if err != nil {
 		return nil, errors.Join(err, b.Close(), b.Unlink())
 	}
 	return l, nil
@@ -304,25 +303,16 @@ func (l *List) Unlink() error { return l.block.Unlink() }
 func (l *List) String() string {
 	var s strings.Builder
 	s.WriteString("ShareableList([")
-	var buf []byte
-	for i := range l.Len() {
+	for i, item := range l.All() {
 		if i > 0 {
 			s.WriteString(", ")
 		}
-		err := l.block.Do(func([]byte) error {
-			v, out, err := l.read(i, allKinds, buf[:0])
-			if err == nil && v.kind == kindText {
-				err = validText(v.b)
-			}
-			buf = out
-			if err == nil {
-				s.WriteString(v.repr())
-			}
-			return err
-		})
-		if err != nil {
-			fmt.Fprintf(&s, "<%v>", err)
+		v, err := valueOf(item)
+		if err != nil { // the item is the error
+			fmt.Fprintf(&s, "<%v>", item)
+			continue
 		}
+		s.WriteString(v.repr())
 	}
 	fmt.Fprintf(&s, "], name=%s)", layout.PyRepr(l.block.Name()))
 	return s.String()

@@ -58,8 +58,8 @@ type quick struct {
 // quick ways in and out; nil if there is anything special about it.
 func (l *List) scalar(i int, format uint64) *atomic.Uint64 {
 	q := &l.quick
-	if uint(i) >= uint(len(q.forms)) || uint(i) >= uint(len(q.codes)) || uint(i) >= uint(len(q.table)-1) ||
-		q.forms[i].Load() != format || q.codes[i] != codeValue || l.block.Closed() {
+	if l.block.Closed() || uint(i) >= uint(len(q.forms)) || uint(i) >= uint(len(q.codes)) || uint(i) >= uint(len(q.table)-1) ||
+		q.forms[i].Load() != format || q.codes[i] != codeValue {
 		return nil
 	}
 	lo, hi := q.table[i].Load(), q.table[i+1].Load()
@@ -97,9 +97,10 @@ func (l *List) read(i int, want kinds, buf []byte) (v value, out []byte, err err
 	if l.concurrent {
 		return l.readShared(i, lo, hi, want, buf)
 	}
-	k, n, err := kindOf(l.words[l.form+i].Load(), l.code(i), hi-lo)
+	format := l.words[l.form+i].Load()
+	k, n, err := kindOf(format, l.code(i), hi-lo)
 	if err != nil || want&k.only() == 0 {
-		return value{kind: k}, buf, err
+		return value{kind: k, form: format}, buf, err
 	}
 	if k < kindText {
 		return value{kind: k, word: l.words[l.data+lo/8].Load()}, buf, nil
@@ -259,11 +260,9 @@ func (l *List) Text(i int) (string, error) {
 // Errors: those of At, but for ErrText.
 func (l *List) Format(i int) (format string, err error) {
 	err = l.block.Do(func([]byte) error {
-		if _, _, err := l.read(i, noKind, nil); err != nil {
-			return err
-		}
-		format = formatText(l.words[l.form+i].Load())
-		return nil
+		v, _, err := l.read(i, noKind, nil)
+		format = formatText(v.form)
+		return err
 	})
 	return format, l.item("get", i, err)
 }

@@ -108,8 +108,8 @@ func (p *plan) writeTrailer(b []byte) {
 	}
 	binary.LittleEndian.PutUint32(t[8:], trailerVersion)
 	binary.LittleEndian.PutUint32(t[12:], flags)
-	putWord(t[16:], uint64(p.shape.Items))
-	putWord(t[24:], uint64(p.shape.DataLen))
+	binary.LittleEndian.PutUint64(t[16:], uint64(p.shape.Items))
+	binary.LittleEndian.PutUint64(t[24:], uint64(p.shape.DataLen))
 	// Records begin as zeros: phase even, nobody's.
 }
 
@@ -126,7 +126,7 @@ func (l *List) openTrailer() error {
 		return fmt.Errorf("%w: the list's trailer is of version %d with flags %#x, this program knows version %d: it is older than the one that made the list, or the block is damaged",
 			shm.ErrFormat, version, flags, trailerVersion)
 	}
-	if nativeWord(t[16:]) != uint64(l.shape.Items) || nativeWord(t[24:]) != uint64(l.shape.DataLen) {
+	if binary.LittleEndian.Uint64(t[16:]) != uint64(l.shape.Items) || binary.LittleEndian.Uint64(t[24:]) != uint64(l.shape.DataLen) {
 		return fmt.Errorf("%w: the list and its trailer differ in length", shm.ErrFormat)
 	}
 	end, ok := trailerEnd(l.shape, flags&flagConcurrent != 0)
@@ -274,7 +274,7 @@ func (l *List) readPhase(i, lo, hi int, phase uint64, want kinds, buf []byte) (v
 	}
 	k, size, err := kindOf(format, code, hi-lo)
 	if err != nil || want&k.only() == 0 {
-		return value{kind: k}, buf, err
+		return value{kind: k, form: format}, buf, err
 	}
 	words := l.words[base+lo/8 : base+hi/8]
 	if k < kindText {

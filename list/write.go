@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"sync/atomic"
 
 	"github.com/sharedmem/shm/internal/layout"
 )
@@ -153,22 +154,20 @@ func (l *List) update(op string, i int, next func(int64) (int64, bool, error)) e
 	if l.readOnly {
 		return l.item(op, i, errReadOnly)
 	}
-	for !l.concurrent {
-		w := l.scalar(i, formatInt)
-		if w == nil {
-			if _, _, err := l.typed(i, kindInt, nil); err != nil {
-				return err
-			}
-			continue // it has become an int since
-		}
-		old := w.Load()
-		v, ok, err := next(int64(old))
-		if err != nil || !ok || w.CompareAndSwap(old, uint64(v)) {
-			return l.item(op, i, err)
-		}
-	}
 	if l.block.Closed() {
 		return l.item(op, i, os.ErrClosed)
+	}
+	if !l.concurrent {
+		w, err := l.intWord(i)
+		for err == nil {
+			old := w.Load()
+			var v int64
+			var ok bool
+			if v, ok, err = next(int64(old)); err != nil || !ok || w.CompareAndSwap(old, uint64(v)) {
+				break
+			}
+		}
+		return l.item(op, i, err)
 	}
 	return l.item(op, i, l.block.Do(func([]byte) error {
 		return l.change(i, func() (value, bool, error) {
@@ -188,4 +187,20 @@ func (l *List) update(op string, i int, next func(int64) (int64, bool, error)) e
 			return intValue(v), ok, err
 		})
 	}))
+}
+
+// intWord returns where the int lies that item i is, if the list is not concurrent.
+func (l *List) intWord(i int) (*atomic.Uint64, error) {
+	if w := l.scalar(i, formatInt); w != nil {
+		return w, nil
+	}
+	lo, hi, err := l.slot(i)
+	if err != nil {
+		return nil, err
+	}
+	k, _, err := kindOf(l.words[l.form+i].Load(), l.code(i), hi-lo)
+	if err == nil && k != kindInt {
+		err = wrongType(k, kindInt)
+	}
+	return &l.words[l.data+lo/8], err
 }
