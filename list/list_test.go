@@ -167,25 +167,25 @@ func TestTyped(t *testing.T) {
 // TestRefused tries everything that must not change an item.
 func TestRefused(t *testing.T) {
 	long := strings.Repeat("x", 9_999_992)
-	type loop struct{ l *loop }
+	type (
+		loop struct{ l *loop }
+		fits string
+	)
 	values := []struct {
 		v    any
 		want error
-	}{
+	}{ // in slots of 8
 		{uint64(math.MaxInt64) + 1, list.ErrRange}, {uint64(math.MaxUint64), list.ErrRange},
 		{"\xff", list.ErrText}, {"ab\xc3", list.ErrText}, {label("\xed\xa0\x80"), list.ErrText}, // a lone surrogate
-		{"123456789", list.ErrTooLong}, {[]byte("123456789"), shm.ErrSize}, {"日本語", list.ErrTooLong},
+		{fits("123456789"), list.ErrTooLong}, {fits("日本語"), shm.ErrSize},
 		{long, list.ErrTooLong}, {[]byte(long), list.ErrTooLong},
 		{loop{}, list.ErrType}, {[]int{1}, list.ErrType}, {[2]byte{}, list.ErrType}, {map[string]int{}, list.ErrType}, {complex(1, 2), list.ErrType},
-		{(*int)(nil), list.ErrType}, {error(nil), nil}, {uintptr(1), list.ErrType}, {[]any{}, list.ErrType}, {func() {}, list.ErrType},
+		{(*int)(nil), list.ErrType}, {uintptr(1), list.ErrType}, {[]any{}, list.ErrType}, {func() {}, list.ErrType},
 	}
 	eachKind(t, func(t *testing.T, o *list.Options) {
 		l := newList(t, o, 7, "abcdefg")
 		image := func() string { return string(l.Block().Bytes()) }
 		for _, c := range values {
-			if c.want == nil {
-				continue
-			}
 			before := image()
 			for i := range 2 {
 				if err := l.Set(i, c.v); !errors.Is(err, c.want) {
@@ -195,8 +195,8 @@ func TestRefused(t *testing.T) {
 			if image() != before {
 				t.Errorf("a refused %T has changed the list", c.v)
 			}
-			if errors.Is(c.want, list.ErrTooLong) && len(fmt.Sprint(c.v)) < 1000 || errors.Is(c.want, shm.ErrSize) {
-				continue // Create makes room for these
+			if _, ok := c.v.(fits); ok {
+				continue // Create makes room for it
 			}
 			name := shmtest.Name(t)
 			_, err := list.Create(name, []any{1, c.v}, o)
@@ -304,13 +304,13 @@ func TestTrailingZeros(t *testing.T) {
 func TestEquality(t *testing.T) {
 	nan := math.NaN()
 	eachKind(t, func(t *testing.T, o *list.Options) {
-		l := newList(t, o, 0, false, 0.0, math.Copysign(0, -1), 1, 1.0, true, nan, "1", []byte("1"), nil, 1<<53+1, float64(1<<53), float64(1<<63), "")
+		l := newList(t, o, 0, false, 0.0, math.Copysign(0, -1), 1, 1.0, true, nan, "1", []byte("1"), nil, int64(1<<53+1), float64(1<<53), float64(1<<63), "")
 		for _, c := range []struct {
 			v            any
 			count, index int
 		}{
 			{0, 4, 0}, {false, 4, 0}, {-0.0, 4, 0}, {true, 3, 4}, {uint8(1), 3, 4}, {float32(1), 3, 4},
-			{nan, 0, -1}, {"1", 1, 8}, {[]byte("1"), 1, 9}, {nil, 1, 10}, {1<<53 + 1, 1, 11}, {1 << 53, 1, 12}, {float64(1 << 53), 1, 12},
+			{nan, 0, -1}, {"1", 1, 8}, {[]byte("1"), 1, 9}, {nil, 1, 10}, {int64(1<<53 + 1), 1, 11}, {int64(1 << 53), 1, 12}, {float64(1 << 53), 1, 12},
 			{uint64(1) << 63, 1, 13}, {uint64(math.MaxUint64), 0, -1}, {int64(math.MinInt64), 0, -1}, {"", 1, 14}, {[]byte(nil), 0, -1}, {0.5, 0, -1}, {"no", 0, -1},
 		} {
 			if n, err := l.Count(c.v); n != c.count || err != nil {
