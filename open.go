@@ -130,6 +130,7 @@ func watch(dir, name string) (wake func() <-chan struct{}, stop func(), err erro
 type Ref struct {
 	Name string
 	Dir  string // "" is the system's place
+	Kind string // "list" if it is a list's; no part of the text
 }
 
 // Open opens the block; Dir in opts is ignored.

@@ -283,8 +283,12 @@ func (l *List) Concurrent() bool { return l.concurrent }
 // Block returns the block in which the list lies.
 func (l *List) Block() *shm.Block { return l.block }
 
-// Ref returns the name of the list's block as a value.
-func (l *List) Ref() shm.Ref { return l.block.Ref() }
+// Ref returns the name of the list's block as a value, of Kind "list".
+func (l *List) Ref() shm.Ref {
+	r := l.block.Ref()
+	r.Kind = "list"
+	return r
+}
 
 // Close lets go of the list in this process; the list itself stays. It waits
 // for calls that copy (At, Set, bulk calls); the typed ones for single items must
