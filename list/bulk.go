@@ -61,7 +61,7 @@ func (l *List) scalars(i, n int, format uint64, some func(at int, words []atomic
 			// A slot of one word each, inside: the first ends the run that does not.
 			for run < len(forms) && forms[run].Load() == format && codes[run] == codeValue {
 				hi := table[run+1].Load()
-				if lo&7 != 0 || hi != lo+8 || hi/8 > uint64(len(q.slots)) {
+				if lo&7 != 0 || hi != lo+8 || lo/8 >= uint64(len(q.slots)) { // not by hi, which may wrap around to 0
 					break
 				}
 				lo = hi
