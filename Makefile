@@ -80,8 +80,8 @@ test-windows: ## the tests on Windows, as Wine has it
 # What the library does where a file cannot be made without a name: on old
 # kernels, some FUSE and network file systems, and all systems but Linux.
 test-named: ## the tests as on file systems without O_TMPFILE, kills among them
-	SHM_TEST_NO_TMPFILE=1 go test $(TESTFLAGS) . ./internal/lease ./internal/platform/mem
-	SHM_TEST_NO_TMPFILE=1 SHM_KILLS=200 go test -tags shmcrash -run '^TestKill' $(TESTFLAGS) .
+	SHM_TEST_NO_TMPFILE=1 go test -count=1 $(TESTFLAGS) . ./list ./internal/lease ./internal/platform/mem
+	SHM_TEST_NO_TMPFILE=1 SHM_KILLS=200 go test -tags shmcrash -run '^TestKill' -count=1 $(TESTFLAGS) . ./list
 
 fuzz: ## every fuzz target, FUZZTIME each
 	@.ci/fuzz.sh $(FUZZTIME)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"sync/atomic"
 
+	"github.com/sharedmem/shm/internal/crash"
 	"github.com/sharedmem/shm/internal/layout"
 )
 
@@ -105,14 +106,17 @@ func (l *List) store(i int, v *value) error {
 	if v.kind == kindNil {
 		*code = codeNil
 	}
+	crash.Point("store:begun")
 	if v.kind < kindText {
 		layout.StoreRelease(&l.words[l.data+lo/8], v.word)
 	} else {
 		v.put(l.slotBytes(l.data, lo, hi))
 	}
+	crash.Point("store:value")
 	if format != old {
 		layout.StoreRelease(&l.words[l.form+i], format)
 	}
+	crash.Point("store:format")
 	*code = v.kind.code()
 	return nil
 }

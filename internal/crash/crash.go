@@ -38,4 +38,9 @@ var Points = []string{
 	"set:copied",     // the list's slot is complete, the spare one counts
 	"set:done",       // the item still is this process's
 	"set:dead-owner", // another process has died in one of these
+
+	// Changing an item of another list, on the way that is not a single store.
+	"store:begun",  // an item that becomes nil is so already, any other is untouched
+	"store:value",  // its slot has the value, but not its format
+	"store:format", // and its format, but not its code
 }
