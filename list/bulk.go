@@ -49,7 +49,7 @@ func (l *List) inside(op string, i, n int) error {
 // scalars calls some with runs of words that hold items of one format, and other
 // with each item that is special in any way, for items i to i+n-1. Both get the
 // item's place among them. Call within Do.
-func (l *List) scalars(i, n int, format uint64, some func(at int, words []atomic.Uint64), other func(at int) error) error {
+func (l *List) scalars(i, n int, format uint64, some func(at int, words []atomic.Uint64) error, other func(at int) error) error {
 	q := &l.quick
 	for at := 0; at < n; {
 		// Most often the slots of one item after the other lie so as well.
@@ -69,7 +69,9 @@ func (l *List) scalars(i, n int, format uint64, some func(at int, words []atomic
 			}
 		}
 		if run > 0 {
-			some(at, q.slots[from:from+uint64(run)])
+			if err := some(at, q.slots[from:from+uint64(run)]); err != nil {
+				return err
+			}
 			at += run
 			continue
 		}
@@ -87,18 +89,25 @@ func (l *List) getWords(i int, dst []uint64, k kind, format uint64) error {
 		return err
 	}
 	return l.block.Do(func([]byte) error {
-		return l.scalars(i, len(dst), format, func(at int, words []atomic.Uint64) {
-			for k := range words {
-				dst[at+k] = words[k].Load()
-			}
-		}, func(at int) error {
+		one := func(at int) error {
 			v, _, err := l.read(i+at, k.only(), nil)
 			if err == nil && v.kind != k {
 				err = wrongType(v.kind, k)
 			}
 			dst[at] = v.word
 			return l.item(op, i+at, err)
-		})
+		}
+		return l.scalars(i, len(dst), format, func(at int, words []atomic.Uint64) error {
+			for k := range words {
+				dst[at+k] = words[k].Load()
+				if dst[at+k] == 0 && !l.isZero(&words[k], i+at+k) {
+					if err := one(at + k); err != nil {
+						return err
+					}
+				}
+			}
+			return nil
+		}, one)
 	})
 }
 
@@ -111,10 +120,11 @@ func (l *List) setWords(i int, src []uint64, k kind, format uint64) error {
 		return l.item(op, i, errReadOnly)
 	}
 	return l.block.Do(func([]byte) error {
-		return l.scalars(i, len(src), format, func(at int, words []atomic.Uint64) {
+		return l.scalars(i, len(src), format, func(at int, words []atomic.Uint64) error {
 			for k := range words {
 				layout.StoreRelease(&words[k], src[at+k])
 			}
+			return nil
 		}, func(at int) error {
 			return l.item(op, i+at, l.store(i+at, &value{kind: k, word: src[at]}))
 		})

@@ -69,6 +69,16 @@ func (l *List) scalar(i int, format uint64) *atomic.Uint64 {
 	return nil
 }
 
+// scalarValue returns what lies there; not ok as well if it is becoming nil.
+func (l *List) scalarValue(i int, format uint64) (v uint64, ok bool) {
+	w := l.scalar(i, format)
+	if w == nil {
+		return 0, false
+	}
+	v = w.Load()
+	return v, v != 0 || l.isZero(w, i)
+}
+
 // item names the item and the list in an error.
 func (l *List) item(op string, i int, err error) error {
 	if err == nil {
@@ -97,20 +107,60 @@ func (l *List) read(i int, want kinds, buf []byte) (v value, out []byte, err err
 	if l.concurrent {
 		return l.readShared(i, lo, hi, want, buf)
 	}
-	format := l.words[l.form+i].Load()
-	k, n, err := kindOf(format, l.code(i), hi-lo)
-	if err != nil || want&k.only() == 0 {
-		return value{kind: k, form: format}, buf, err
+	// Again if somebody changed the item meanwhile from nil or to nil, which should
+	// be seen whole; not for ever, as a hostile process never ends.
+	for try := 0; ; try++ {
+		format, code := l.words[l.form+i].Load(), l.code(i)
+		k, n, err := kindOf(format, code, hi-lo)
+		switch {
+		case err != nil && try < tries && l.moving(i, format, code):
+			continue
+		case err != nil || want&k.only() == 0:
+			return value{kind: k, form: format}, buf, err
+		case k < kindText:
+			w := &l.words[l.data+lo/8]
+			v := w.Load()
+			if v == 0 && k != kindNil && try < tries && !l.isZero(w, i) {
+				continue
+			}
+			return value{kind: k, word: v}, buf, nil
+		}
+		b := l.slotBytes(l.data, lo, lo+n)
+		if n == hi-lo { // else the length is exact
+			b = b[:textLen(b)]
+		}
+		out = append(buf, b...)
+		if try < tries && l.code(i) != code {
+			continue
+		}
+		return value{kind: k, b: out[len(buf):]}, out, nil
 	}
-	if k < kindText {
-		return value{kind: k, word: l.words[l.data+lo/8].Load()}, buf, nil
+}
+
+// tries is how often a reader that was disturbed reads again.
+const tries = 1000
+
+// isZero tells whether the number of item i is 0 and not just on its way to nil:
+// that clears the number after it has set the code. From nil to a number and back
+// again the code looks the same, but not several times over.
+func (l *List) isZero(w *atomic.Uint64, i int) bool {
+	for range 2 {
+		if l.code(i) != codeValue || w.Load() != 0 {
+			return false
+		}
 	}
-	b := l.slotBytes(l.data, lo, lo+n)
-	if n == hi-lo { // else the length is exact
-		b = b[:textLen(b)]
+	return true
+}
+
+// moving tells whether an item's format and code, which did not fit each other,
+// have changed since.
+func (l *List) moving(i int, format uint64, code byte) bool {
+	for range 4 {
+		if l.words[l.form+i].Load() != format || l.code(i) != code {
+			return true
+		}
 	}
-	out = append(buf, b...)
-	return value{kind: k, b: out[len(buf):]}, out, nil
+	return false
 }
 
 // textLen is the length without the zeros that fill up the slot. Most slots are
@@ -170,12 +220,12 @@ func (l *List) any(i int, buf []byte) (any, error) {
 	if uint(i) < uint(len(l.quick.forms)) {
 		switch l.quick.forms[i].Load() {
 		case formatInt:
-			if w := l.scalar(i, formatInt); w != nil {
-				return int64(w.Load()), nil
+			if v, ok := l.scalarValue(i, formatInt); ok {
+				return int64(v), nil
 			}
 		case formatFloat:
-			if w := l.scalar(i, formatFloat); w != nil {
-				return math.Float64frombits(w.Load()), nil
+			if v, ok := l.scalarValue(i, formatFloat); ok {
+				return math.Float64frombits(v), nil
 			}
 		}
 	}
@@ -195,8 +245,8 @@ func (l *List) any(i int, buf []byte) (any, error) {
 //
 // Errors: ErrType for an item of another type, and those of At.
 func (l *List) Int(i int) (int64, error) {
-	if w := l.scalar(i, formatInt); w != nil {
-		return int64(w.Load()), nil
+	if v, ok := l.scalarValue(i, formatInt); ok {
+		return int64(v), nil
 	}
 	v, _, err := l.typed(i, kindInt, nil)
 	return int64(v.word), err
@@ -205,8 +255,8 @@ func (l *List) Int(i int) (int64, error) {
 // Float returns item i, which must be a float, bit by bit as it is stored: with
 // the sign of zeros and the payload of NaNs. The same holds as for [List.Int].
 func (l *List) Float(i int) (float64, error) {
-	if w := l.scalar(i, formatFloat); w != nil {
-		return math.Float64frombits(w.Load()), nil
+	if v, ok := l.scalarValue(i, formatFloat); ok {
+		return math.Float64frombits(v), nil
 	}
 	v, _, err := l.typed(i, kindFloat, nil)
 	return math.Float64frombits(v.word), err
@@ -214,8 +264,8 @@ func (l *List) Float(i int) (float64, error) {
 
 // Bool returns item i, which must be a bool. The same holds as for [List.Int].
 func (l *List) Bool(i int) (bool, error) {
-	if w := l.scalar(i, formatBool); w != nil {
-		return w.Load()&boolMask != 0, nil
+	if v, ok := l.scalarValue(i, formatBool); ok {
+		return v&boolMask != 0, nil
 	}
 	v, _, err := l.typed(i, kindBool, nil)
 	return v.word&boolMask != 0, err

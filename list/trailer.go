@@ -235,7 +235,6 @@ func (l *List) settle(i, lo, hi int) {
 
 // readShared is read for concurrent lists.
 func (l *List) readShared(i, lo, hi int, want kinds, buf []byte) (value, []byte, error) {
-	const tries = 1000
 	r := &l.records[i]
 	for n := 0; ; n++ {
 		phase := r.phase.Load()

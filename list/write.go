@@ -162,16 +162,18 @@ func (l *List) update(op string, i int, next func(int64) (int64, bool, error)) e
 		return l.item(op, i, os.ErrClosed)
 	}
 	if !l.concurrent {
-		w, err := l.intWord(i)
-		for err == nil {
+		for {
+			// Each time anew: it may be text by now.
+			w, err := l.intWord(i)
+			if err != nil {
+				return l.item(op, i, err)
+			}
 			old := w.Load()
-			var v int64
-			var ok bool
-			if v, ok, err = next(int64(old)); err != nil || !ok || w.CompareAndSwap(old, uint64(v)) {
-				break
+			v, ok, err := next(int64(old))
+			if err != nil || !ok || w.CompareAndSwap(old, uint64(v)) {
+				return l.item(op, i, err)
 			}
 		}
-		return l.item(op, i, err)
 	}
 	return l.item(op, i, l.block.Do(func([]byte) error {
 		return l.change(i, func() (value, bool, error) {
