@@ -4,7 +4,11 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
+	"math"
+	"math/rand/v2"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"unsafe"
@@ -43,18 +47,66 @@ func TestPyReprAsks(t *testing.T) {
 	for r := rune(0); r < 0x500; r++ {
 		in = append(in, string(r))
 	}
-	for _, py := range shmtest.Pythons(t) {
-		cmd := py.Cmd(t.Context(), "-c", `import sys, json, os
-items = [os.fsdecode(bytes.fromhex(h)) for h in json.load(sys.stdin)]
-print(json.dumps([repr(s).encode("utf-8", "surrogatepass").hex() for s in items]))`)
-		var hexes []string
-		for _, s := range in {
-			hexes = append(hexes, hexOf(s))
+	asks(t, "os.fsdecode(b)", in, layout.PyRepr)
+}
+
+func TestPyReprBytesAsks(t *testing.T) {
+	all := make([]byte, 256)
+	in := []string{"", "'", `"`, `'"`, `"'"`, `it's`, `say "it's"`, `\`, `\'`, "\\x00", "ab\x00", "é中😀", "\n\r\t\v\f"}
+	for c := range all {
+		all[c] = byte(c)
+		in = append(in, string(all[c:c+1]), "'"+string(all[c:c+1])+`"`)
+	}
+	asks(t, "b", append(in, string(all)), func(s string) string { return layout.PyReprBytes([]byte(s)) })
+}
+
+func TestPyReprFloatAsks(t *testing.T) {
+	var in []string
+	add := func(f float64) {
+		for _, f := range []float64{f, -f, math.Nextafter(f, 0), math.Nextafter(f, math.Inf(1))} {
+			in = append(in, string(binary.BigEndian.AppendUint64(nil, math.Float64bits(f))))
 		}
-		q, err := json.Marshal(hexes)
+	}
+	for _, f := range []float64{0, 1, 0.1, 1.0 / 3, 273.154, math.Pi, 123456789012345678, math.Inf(1), math.NaN(), 1 << 53, 1 << 63, 9007199254740993} {
+		add(f)
+	}
+	// Where repr changes between its two ways to write them, and everywhere else.
+	for e := -324; e <= 308; e++ {
+		f, err := strconv.ParseFloat(fmt.Sprintf("1e%d", e), 64)
 		if err != nil {
 			t.Fatal(err)
 		}
+		add(f)
+	}
+	for bit := range 64 {
+		add(math.Float64frombits(1 << bit))
+	}
+	r := rand.New(rand.NewPCG(1, 2))
+	for range 2000 {
+		add(math.Float64frombits(r.Uint64()))
+		add(float64(r.Int64()>>r.IntN(64)) / float64(int64(1)<<r.IntN(20)))
+	}
+	asks(t, "struct.unpack('>d', b)[0]", in, func(s string) string {
+		return layout.PyReprFloat(math.Float64frombits(binary.BigEndian.Uint64([]byte(s))))
+	})
+}
+
+// asks compares ours with what every Python's repr says of value, an expression
+// of the bytes b.
+func asks(t *testing.T, value string, in []string, ours func(string) string) {
+	t.Helper()
+	var hexes []string
+	for _, s := range in {
+		hexes = append(hexes, hexOf(s))
+	}
+	q, err := json.Marshal(hexes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, py := range shmtest.Pythons(t) {
+		cmd := py.Cmd(t.Context(), "-c", `import sys, json, os, struct
+items = [bytes.fromhex(h) for h in json.load(sys.stdin)]
+print(json.dumps([repr(`+value+`).encode("utf-8", "surrogatepass").hex() for b in items]))`)
 		cmd.Env = append(cmd.Environ(), "PYTHONUTF8=1")
 		cmd.Stdin, cmd.Stderr = strings.NewReader(string(q)), os.Stderr
 		out, err := cmd.Output()
@@ -65,9 +117,12 @@ print(json.dumps([repr(s).encode("utf-8", "surrogatepass").hex() for s in items]
 		if err := json.Unmarshal(out, &got); err != nil {
 			t.Fatal(err)
 		}
+		if len(got) != len(in) {
+			t.Fatalf("%v: %d answers to %d questions", py, len(got), len(in))
+		}
 		for i, s := range in {
-			if want := hexOf(layout.PyRepr(s)); got[i] != want {
-				t.Errorf("Python %s: repr of %q is %s, PyRepr gives %s", py.Version, s, got[i], want)
+			if want := hexOf(ours(s)); got[i] != want {
+				t.Errorf("%v: repr of %q is %s, ours %s", py, s, got[i], want)
 			}
 		}
 	}

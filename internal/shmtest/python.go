@@ -236,6 +236,8 @@ type Reply struct {
 	Size int64  `json:"size"`
 	Repr string `json:"repr"`
 	Data Hex    `json:"data"`
+
+	Results json.RawMessage `json:"results"`
 }
 
 // Hex is bytes that travel in JSON as Python's bytes.hex writes them.

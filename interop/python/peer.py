@@ -11,20 +11,105 @@ multiprocessing.shared_memory, as any program of a user would.
   {"op": "stat"}                               name, size and repr
   {"op": "close"}, {"op": "unlink"}
   {"op": "unregister", "name": "x"}            tell our tracker to forget it
+  {"op": "lists", "steps": [["set", "b", 0, ["int", "1"]], ...]}
   {"op": "exit"}                               as a program ends, tracker and all
 
 "block": "b" chooses among several blocks of one process. An exception is
 answered with {"error": its class, "errno": ..., "message": ...}.
+
+"lists" does many things to ShareableLists, in order, each named by its second
+word, and answers with {"results": [[value], ...]}; an exception in one of them
+is ["error", its class] in its place. Values travel as [type, text], exact to
+the bit; see pack.
 """
 import json
+import os
+import struct
 import sys
 from multiprocessing import shared_memory
 
 blocks = {}
+lists = {}
 
 
 def describe(shm):
     return {"name": shm.name, "size": shm.size, "repr": repr(shm)}
+
+
+def forget(name):
+    if os.name == "nt":
+        return  # no trackers there
+    from multiprocessing import resource_tracker
+    # The tracker knows names as the C library does, with their slash.
+    resource_tracker.unregister("/" + name, "shared_memory")
+
+
+def pack(v):
+    if v is None:
+        text = ""
+    elif isinstance(v, bool):
+        text = "true" if v else "false"
+    elif isinstance(v, int):
+        text = str(v)
+    elif isinstance(v, float):
+        text = struct.pack(">d", v).hex()
+    else:
+        text = (v.encode() if isinstance(v, str) else v).hex()
+    return ["None" if v is None else type(v).__name__, text]
+
+
+def unpack(kind, text):
+    if kind == "bool":
+        return text == "true"
+    if kind == "int":
+        return int(text)
+    if kind == "float":
+        return struct.unpack(">d", bytes.fromhex(text))[0]
+    if kind == "bytes":
+        return bytes.fromhex(text)
+    if kind == "str":
+        # What is no UTF-8 becomes a str that cannot be encoded.
+        return bytes.fromhex(text).decode("utf-8", "surrogateescape")
+    return [] if kind == "list" else None
+
+
+def step(what, key, *args):
+    if what == "make":
+        name, items = args
+        lists[key] = shared_memory.ShareableList([unpack(*v) for v in items], name=name)
+    elif what == "open":
+        lists[key] = shared_memory.ShareableList(name=args[0])
+    sl = lists[key]
+    if what == "set":
+        sl[args[0]] = unpack(*args[1])
+    elif what == "get":
+        return pack(sl[args[0]])
+    elif what == "all":
+        return [attempt(lambda: pack(sl[i])) for i in range(len(sl))]
+    elif what == "format":
+        return sl.format
+    elif what == "repr":
+        return repr(sl)
+    elif what == "count":
+        return sl.count(unpack(*args[0]))
+    elif what == "index":
+        return sl.index(unpack(*args[0]))
+    elif what == "close":
+        sl.shm.close()
+        del lists[key]
+    elif what == "unlink":
+        sl.shm.unlink()
+    elif what == "unregister":
+        forget(sl.shm.name)
+    elif what not in ("make", "open"):
+        raise SystemExit("no such step: " + what)
+
+
+def attempt(f):
+    try:
+        return f()
+    except Exception as e:
+        return ["error", type(e).__name__]
 
 
 def serve(op, block="", **args):
@@ -33,10 +118,10 @@ def serve(op, block="", **args):
     elif op == "attach":
         blocks[block] = shared_memory.SharedMemory(**args)
     elif op == "unregister":
-        from multiprocessing import resource_tracker
-        # The tracker knows names as the C library does, with their slash.
-        resource_tracker.unregister("/" + args["name"], "shared_memory")
+        forget(args["name"])
         return {}
+    elif op == "lists":
+        return {"results": [attempt(lambda: [step(*s)]) for s in args["steps"]]}
     elif op == "exit":
         return {}
 
