@@ -21,7 +21,8 @@ def settled(field):
     """A field that Go writes, read until it is twice the same.
 
     Python reads an item's format, value and kind one after the other, and what
-    is written between belongs to another value.
+    is written between belongs to another value. (A worker that is stopped in the
+    middle of a text could still deceive us.)
     """
     before = object()
     while True:
