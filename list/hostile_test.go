@@ -6,11 +6,20 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"runtime"
 	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/sharedmem/shm"
 	"github.com/sharedmem/shm/internal/layout"
+	"github.com/sharedmem/shm/internal/lease"
 	"github.com/sharedmem/shm/internal/shmtest"
 	"github.com/sharedmem/shm/list"
 )
@@ -459,4 +468,251 @@ func strayByte(a, b []byte, rooms [][2]int) int {
 		}
 	}
 	return -1
+}
+
+// scribble overwrites a list at random, mostly what holds it together, with what
+// it could be, until stop.
+func scribble(b []byte, s layout.ListShape, r *rand.Rand, stop *atomic.Bool) {
+	tail := trailerAt(s)
+	for !stop.Load() {
+		off := 8 * r.IntN(len(b)/8)
+		switch r.IntN(5) {
+		case 0:
+			off = 8 * r.IntN(2+s.Items)
+		case 1:
+			off = s.Formats + 8*r.IntN(s.Items)
+		case 2:
+			b[s.Codes+r.IntN(s.Items)] = byte(r.IntN(5))
+			continue
+		case 3:
+			if tail+64 < len(b) { // phases, owners, formats, codes
+				off = tail + 8*r.IntN(8+4*s.Items)
+			}
+		}
+		if off+8 > len(b) {
+			continue
+		}
+		switch r.IntN(5) {
+		case 0:
+			binary.NativeEndian.PutUint64(b[off:], r.Uint64())
+		case 1:
+			binary.NativeEndian.PutUint64(b[off:], uint64(8*(r.IntN(24)-4)))
+		case 2:
+			binary.NativeEndian.PutUint64(b[off:], uint64(r.IntN(8)))
+		default:
+			format := []string{"q", "d", "xxxxxxx?", "xxxxxx?x", "8s", "16s", "24s", "9999999s", "0s", "qq"}[r.IntN(10)]
+			copy(b[off:off+8], format+"\x00\x00\x00\x00\x00\x00\x00")
+		}
+	}
+}
+
+func init() {
+	shmtest.Register("scribbler", func(args []string) int {
+		b, err := shm.Open(args[0], nil)
+		if err != nil {
+			return 1
+		}
+		items, _ := strconv.Atoi(args[1])
+		data, _ := strconv.Atoi(args[2])
+		s, _ := layout.ShapeList(items, data, args[3] == "true")
+		shmtest.Say("ready")
+		var stop atomic.Bool
+		go func() {
+			shmtest.Await("stop")
+			stop.Store(true)
+		}()
+		scribble(b.Bytes(), s, rand.New(rand.NewPCG(1, 2)), &stop)
+		return 0
+	})
+	shmtest.Register("pinner", func([]string) int {
+		id, _, err := lease.For("").Pin()
+		if err != nil {
+			return 1
+		}
+		shmtest.Say("%d", id)
+		shmtest.Hear()
+		return 0
+	})
+}
+
+// The bytes change while they are read and written, by this process and by
+// another one: nothing that was checked once may be relied on.
+func TestScribbled(t *testing.T) {
+	for _, o := range []*list.Options{plain, exact, concurrent, python38} {
+		t.Run(fmt.Sprintf("%v,%v,%v", o.Layout, o.Exact, o.Concurrent), func(t *testing.T) {
+			shmtest.Deadline(t, 2*shmtest.Patience)
+			l := newList(t, o, "camera 0", 1, 2.5, true, nil, []byte("\x01\x02"), "", 7, 8, 9, 10)
+			mem := l.Block().Bytes()
+			s := shapeOf(t, mem)
+			p := shmtest.Start(t, "scribbler", l.Block().Name(), strconv.Itoa(s.Items), strconv.Itoa(s.DataLen), strconv.FormatBool(s.Sizes))
+			p.Expect("ready")
+			var stop atomic.Bool
+			var scribbler, workers sync.WaitGroup
+			scribbler.Go(func() { scribble(mem, s, rand.New(rand.NewPCG(3, 4)), &stop) })
+			for k := range 3 {
+				workers.Go(func() {
+					for range 40 {
+						readAll(t, l)
+						for i := -1; i <= l.Len() && k > 0; i++ {
+							for _, w := range writers {
+								among(t, w.name, w.do(l, i), writeErrors...)
+							}
+						}
+					}
+				})
+			}
+			workers.Wait()
+			stop.Store(true)
+			scribbler.Wait()
+			p.Send("stop")
+			if status := p.Wait(); status != 0 {
+				t.Errorf("the scribbler ended with %d: %s", status, p.Stderr())
+			}
+		})
+	}
+}
+
+// The block shrinks and grows while the methods that may be used then are at it.
+func TestTruncated(t *testing.T) {
+	if os.Getenv("SHM_QEMU") != "" {
+		shmtest.Skip(t, "native", "qemu-user does not say where a fault was")
+	}
+	if runtime.GOOS != "linux" {
+		shmtest.Skip(t, "linux", "elsewhere blocks cannot shrink, or are no files")
+	}
+	for _, o := range []*list.Options{plain, concurrent, python38} {
+		t.Run(fmt.Sprintf("%v,%v", o.Layout, o.Concurrent), func(t *testing.T) {
+			shmtest.Deadline(t, shmtest.Patience)
+			dir := shmtest.TempDir(t)
+			with := *o
+			with.Block.Dir = dir
+			items := make([]any, 2000)
+			for i := range items {
+				items[i] = i
+				if i%7 == 0 {
+					items[i] = strings.Repeat("x", i%100)
+				}
+			}
+			l := newList(t, &with, items...)
+			path := filepath.Join(dir, l.Block().Name())
+			size := int64(l.Block().Size())
+			var stop atomic.Bool
+			var faults [8]atomic.Int64
+			var workers, truncator sync.WaitGroup
+			truncator.Go(func() {
+				r := rand.New(rand.NewPCG(5, 6))
+				for !stop.Load() {
+					for _, n := range []int64{r.Int64N(size), size} {
+						if err := os.Truncate(path, n); err != nil {
+							t.Error(err)
+							return
+						}
+					}
+				}
+			})
+			ops := [len(faults)]func(i int) error{
+				func(i int) error { _, err := l.At(i); return err },
+				func(i int) error { return l.Set(i, "x") },
+				func(i int) error { return l.Set(i, int64(i)) },
+				func(int) error { return l.Ints(1, make([]int64, 1999)) },
+				func(i int) error { return l.SetInts(i, make([]int64, 2000-i)) },
+				func(int) error { _, err := l.Snapshot(); return err },
+				func(int) error { return l.Verify() },
+				func(i int) error { _, err := l.Format(i); return err },
+			}
+			for k, op := range ops {
+				workers.Go(func() {
+					for n := 0; n < 500 || faults[k].Load() == 0; n++ {
+						err := op(n % 2000)
+						if errors.Is(err, shm.ErrTruncated) {
+							faults[k].Add(1)
+							continue
+						}
+						among(t, fmt.Sprint("op ", k), err, append(writeErrors, list.ErrText)...)
+					}
+				})
+			}
+			workers.Wait()
+			stop.Store(true)
+			truncator.Wait()
+			if _, err := l.Count(1); err != nil {
+				among(t, "Count", err, readErrors...)
+			}
+		})
+	}
+}
+
+// An item of a concurrent list that a living process has does not come free.
+// Readers do not notice; writers give up in the end, and go on when it is dead.
+func TestBusy(t *testing.T) {
+	t.Parallel() // it waits as long as the package does
+	l := newList(t, concurrent, 5, "five", 6, "six")
+	name := l.Block().Name()
+	open := func() *list.List {
+		w, err := list.Open(name, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { w.Close() })
+		return w
+	}
+	p := shmtest.Start(t, "pinner")
+	id, err := strconv.ParseUint(p.Line(), 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mem := l.Block().Bytes()
+	f := &forgery{b: mem, s: shapeOf(t, mem)}
+	for i := range l.Len() {
+		f.record(i, 0, int64(id), "", 0)
+	}
+	// Of these the owner had the new value written, and nothing else.
+	f.record(2, 1, int64(id), "q", 0)
+	f.record(3, 1, int64(id), "8s", 1)
+	spare := f.recordAt(4)
+	f.word(spare+16, 66)
+	copy(mem[spare+24:], "sixty6\x00\x00")
+
+	want := []any{int64(5), "five", int64(66), "sixty6"}
+	read := func() {
+		t.Helper()
+		got, err := l.Snapshot()
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("%v, %v; want %v", got, err, want)
+		}
+	}
+	read()
+	var wg sync.WaitGroup
+	for i, w := range []func(l *list.List, i int) error{
+		func(l *list.List, i int) error { _, err := l.AddInt(i, 1); return err },
+		func(l *list.List, i int) error { return l.SetText(i, "new") },
+		func(l *list.List, i int) error { return l.SetInts(i, []int64{1}) },
+		func(l *list.List, i int) error { return l.SetNil(i) },
+	} {
+		wg.Go(func() { mustBe(t, w(l, i), list.ErrBusy) })
+	}
+	closing := open()
+	wg.Go(func() { mustBe(t, closing.Set(1, "new"), os.ErrClosed) })
+	for range 1000 {
+		read()
+	}
+	// Waiting does not hold Close up for as long.
+	if err := closing.Close(); err != nil {
+		t.Error(err)
+	}
+	wg.Wait()
+	read()
+	p.Kill()
+	read()
+	for i := range l.Len() {
+		if err := open().Set(i, int64(100+i)); err != nil {
+			t.Error(err)
+		}
+		want[i] = int64(100 + i)
+	}
+	read()
+	// The dead one's lease.
+	if _, err := shm.Prune(); err != nil {
+		t.Error(err)
+	}
 }
