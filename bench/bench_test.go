@@ -57,6 +57,21 @@ func TestRatioIsOfRounds(t *testing.T) {
 	}
 }
 
+// A bound of none at all is no share of anything, but has its place in the chart.
+func TestBoundOfNone(t *testing.T) {
+	for value, want := range map[float64]string{0: goodColor, 2: badColor} {
+		var r Result
+		r.below(ours, value, 0, "allocations")
+		if r.Verdicts[0].Holds != (value == 0) {
+			t.Errorf("at most 0 holds for %g: %t", value, r.Verdicts[0].Holds)
+		}
+		svg := string(targetChart([]*Result{&r}).svg)
+		if strings.Contains(svg, "NaN") || strings.Contains(svg, "Inf") || !strings.Contains(svg, want) {
+			t.Errorf("the chart for %g:\n%s", value, svg)
+		}
+	}
+}
+
 func TestRoundsTakeTurns(t *testing.T) {
 	var order strings.Builder
 	mark := func(c byte) way {

@@ -45,6 +45,8 @@ func role(args []string) error {
 		return roleHold(args[1])
 	case "wait":
 		return roleWait(args[1])
+	case "contend":
+		return roleContend(os.Stdin, os.Stdout)
 	}
 	return fmt.Errorf("no role %q", args[0])
 }

@@ -67,6 +67,12 @@ var cases = []struct {
 	{"wait", waiting},
 	{"kill", killing},
 	{"command", command},
+	{"list-int", listInt},
+	{"list-text", listText},
+	{"list-create", listCreate},
+	{"list-iterate", listIterate},
+	{"list-open", listOpen},
+	{"list-concurrent", listConcurrent},
 }
 
 // Report is the whole run, as -json prints it.

@@ -37,7 +37,7 @@ type Verdict struct {
 	Ratio    float64 `json:"ratio"`          // so that at most Limit (or at least, if Faster) is good
 	Limit    float64 `json:"limit"`
 	Faster   bool    `json:"faster,omitempty"` // Ratio is peer/ours, not ours/peer
-	Unit     string  `json:"unit"`             // "×", "ms" or "MiB"
+	Unit     string  `json:"unit"`             // "×", "ns", "ms", "MiB" or "allocations"
 	Holds    bool    `json:"holds"`
 	OursTime float64 `json:"ours_median,omitempty"`
 	PeerTime float64 `json:"peer_median,omitempty"`
@@ -110,8 +110,16 @@ func (r *Result) compare(our, peer string, limit float64, faster bool) {
 	if a == nil || b == nil {
 		return // Missing says why
 	}
-	// Each round's two figures were taken within the same second, so the
-	// median of their ratios is steadier than the ratio of the medians.
+	v := Verdict{Ours: our, Peer: peer, Ratio: ratio(a, b, faster), Limit: limit, Faster: faster, Unit: "×",
+		OursTime: a.Median, PeerTime: b.Median}
+	v.Holds = faster && v.Ratio >= limit || !faster && v.Ratio <= limit
+	r.Verdicts = append(r.Verdicts, v)
+}
+
+// ratio is a/b, or b/a if faster. Each round's two figures were taken within
+// the same second, so the median of their ratios is steadier than the ratio of
+// the medians.
+func ratio(a, b *Row, faster bool) float64 {
 	ratios := make([]float64, len(a.Samples))
 	for i := range ratios {
 		ratios[i] = a.Samples[i] / b.Samples[i]
@@ -119,10 +127,7 @@ func (r *Result) compare(our, peer string, limit float64, faster bool) {
 			ratios[i] = 1 / ratios[i]
 		}
 	}
-	v := Verdict{Ours: our, Peer: peer, Ratio: quantile(ratios, 0.5), Limit: limit, Faster: faster, Unit: "×",
-		OursTime: a.Median, PeerTime: b.Median}
-	v.Holds = faster && v.Ratio >= limit || !faster && v.Ratio <= limit
-	r.Verdicts = append(r.Verdicts, v)
+	return quantile(ratios, 0.5)
 }
 
 // below: a figure of ours is at most limit.

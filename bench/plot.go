@@ -126,7 +126,7 @@ func barChart(name, title, axis string, bars []bar, mark float64) figure {
 
 // isOurs tells our rows from the peers', for their colour.
 func isOurs(name string) bool {
-	for _, prefix := range []string{"shm", "ReadAt", "WriteAt", "Do ", "Acquire", "Bytes", "At[", "Slice[", "a word", "create", "OpenOrCreate", "Open,", "Wait"} {
+	for _, prefix := range []string{"shm", "ReadAt", "WriteAt", "Do ", "Acquire", "Bytes", "At[", "Slice[", "a word", "create", "OpenOrCreate", "Open,", "Wait", "list.", "List."} {
 		if strings.HasPrefix(name, prefix) {
 			return true
 		}
@@ -161,6 +161,12 @@ func targetChart(results []*Result) figure {
 			share := v.Ratio / v.Limit
 			if v.Faster {
 				share = 1 / share
+			}
+			if v.Limit == 0 { // none allowed: 0 of it is within, any number beyond
+				share = v.Ratio
+				if share > 0 {
+					share++
+				}
 			}
 			c := v.cells()
 			b := bar{name: result.ID + ": " + v.Ours, text: c[2] + ", asked " + c[3], color: badColor, value: max(0, share)}

@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from multiprocessing import resource_tracker, shared_memory
-from multiprocessing.shared_memory import SharedMemory
+from multiprocessing.shared_memory import ShareableList, SharedMemory
 
 HAS_TRACK = sys.version_info >= (3, 13)
 REGISTER, UNREGISTER = resource_tracker.register, resource_tracker.unregister
@@ -55,7 +55,88 @@ def hold(name, size, n, kw):
     sys.stdin.readline()
 
 
-VERBS = {"create": create, "attach": attach, "hold": hold}
+def attached(name):
+    """A list of somebody else's. Python's tracker hears of it, and would
+    remove it at our end: there is no track=False for lists."""
+    sl = ShareableList(name=name)
+    resource_tracker.unregister(sl.shm._name, "shared_memory")
+    return sl
+
+
+def getitem(name, i, n, kw):
+    sl = attached(name)
+    start = time.perf_counter_ns()
+    for _ in range(n):
+        sl[i]
+    took = time.perf_counter_ns() - start
+    sl.shm.close()
+    return took
+
+
+def setitem(value):
+    def verb(name, i, n, kw):
+        sl = attached(name)
+        start = time.perf_counter_ns()
+        for _ in range(n):
+            sl[i] = value
+        took = time.perf_counter_ns() - start
+        sl.shm.close()
+        return took
+
+    return verb
+
+
+def makelist(name, size, n, kw):
+    took, items = 0, list(range(size))
+    for _ in range(n):
+        start = time.perf_counter_ns()
+        sl = ShareableList(items, name=name)
+        took += time.perf_counter_ns() - start
+        sl.shm.close()
+        sl.shm.unlink()
+        del sl
+    return took
+
+
+def sumlist(name, size, n, kw):
+    sl, took = attached(name), 0
+    for _ in range(n):
+        s = 0
+        start = time.perf_counter_ns()
+        for x in sl:
+            s += x
+        took += time.perf_counter_ns() - start
+        if s != size * (size - 1) // 2:
+            raise ValueError(f"sum {s}")
+    sl.shm.close()
+    return took
+
+
+def openlist(name, size, n, kw):
+    took = 0
+    for _ in range(n):
+        start = time.perf_counter_ns()
+        sl = ShareableList(name=name)
+        sl.shm.close()
+        took += time.perf_counter_ns() - start
+        if len(sl._allocated_offsets) != size + 1:
+            raise ValueError("items are missing")
+        resource_tracker.unregister(sl.shm._name, "shared_memory")
+        del sl
+    return took
+
+
+VERBS = {
+    "create": create,
+    "attach": attach,
+    "hold": hold,
+    "getitem": getitem,
+    "setint": setitem(42),
+    "settext": setitem("abcdefgh"),
+    "makelist": makelist,
+    "sumlist": sumlist,
+    "openlist": openlist,
+}
 
 for line in sys.stdin:
     try:
