@@ -31,6 +31,7 @@ type blockDoc struct {
 	Created *time.Time    `json:"created,omitempty"`
 	Path    string        `json:"path,omitempty"`
 	Holders []proc.Holder `json:"holders,omitzero"` // absent if not asked for
+	List    *listDoc      `json:"list,omitempty"`   // the same
 }
 
 // docsOf describes blocks with their holders, and says how many processes could
@@ -200,9 +201,8 @@ func newLs(a *app) *cobra.Command {
 	var long, reverse bool
 	var order string
 	cmd := &cobra.Command{
-		Use:     "ls [PATTERN…]",
-		Aliases: []string{"list"},
-		Short:   "List blocks",
+		Use:   "ls [PATTERN…]",
+		Short: "List blocks",
 		Long: `List the blocks that this user may see: name, size, how much of it occupies
 memory, permissions, the process that owns it, what happens when that process
 is gone, and age. Blocks that no program of this module made have the lifetime

@@ -57,8 +57,7 @@ type app struct {
 func Run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	a := &app{stdin: stdin, stdout: stdout, stderr: stderr}
 	root := a.newRoot()
-	// cobra takes os.Args for a nil slice.
-	root.SetArgs(append([]string{}, args...))
+	root.SetArgs(shielded(root, args)) // never nil, which cobra takes for os.Args
 	return a.report(ctx, root.ExecuteContext(ctx))
 }
 

@@ -193,9 +193,10 @@ func TestProgressLine(t *testing.T) {
 
 // FuzzArgs looks for command lines that make the parsing panic, or end in
 // another status than there is. Only verbs that change nothing take part, and
-// they look into an empty folder.
+// they look into an empty folder; and list, which makes its blocks there.
 func FuzzArgs(f *testing.F) {
-	for _, s := range []string{"ls", "ls -l --sort size", "info a --python", "cat --offset 1K x", "version --json", "help put", "--color\x00never", "create --help", "__complete ls \x00", "rm -h", "ls [a"} {
+	for _, s := range []string{"ls", "ls -l --sort size", "info a --python", "cat --offset 1K x", "version --json", "help put", "--color\x00never", "create --help", "__complete ls \x00", "rm -h", "ls [a",
+		"list x -1", "list x 0 -1 --type int", "list --create x 1 -2.5 'a' b'\\x00' None", "list --create x --concurrent --layout=3.8 --json y -- -z", "list --verify x"} {
 		f.Add(s)
 	}
 	dir := shmtest.TempDir(f)
@@ -213,7 +214,19 @@ func FuzzArgs(f *testing.F) {
 			if strings.HasPrefix(arg, "--pid") || strings.HasPrefix(arg, "--dir") || strings.HasPrefix(arg, "__") {
 				return // elsewhere than our folder
 			}
+			if strings.HasPrefix(arg, "--from") {
+				return // any file, also one that does not end
+			}
 		}
+		defer func() {
+			made, err := shm.Dir(dir).List()
+			for _, b := range made {
+				err = errors.Join(err, shm.Dir(dir).Unlink(b.Name))
+			}
+			if err != nil && !isUnsupported(err) { // there, they are gone already
+				t.Error(err)
+			}
+		}()
 		args = append([]string{"--dir", dir}, args...)
 		var out, errs bytes.Buffer
 		status := Run(t.Context(), args, strings.NewReader(""), &out, &errs)
@@ -283,7 +296,7 @@ func TestJSONTopic(t *testing.T) {
 			}
 		}
 	}
-	for _, doc := range []any{blockDoc{}, pruned{}, dfDoc{}, finding{}} {
+	for _, doc := range []any{blockDoc{}, pruned{}, dfDoc{}, finding{}, listDoc{}, itemDoc{}, verifyDoc{}} {
 		check(reflect.TypeOf(doc))
 	}
 }

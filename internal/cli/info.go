@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/sharedmem/shm"
 	"github.com/sharedmem/shm/internal/platform/proc"
+	"github.com/sharedmem/shm/list"
 )
 
 func newInfo(a *app) *cobra.Command {
@@ -23,7 +25,8 @@ func newInfo(a *app) *cobra.Command {
 		Long: `Show a block's size, permissions and owner, how much of it occupies memory,
 what it holds if that can be told, and which processes have it open or mapped.
 
---python prints instead the lines that open it in Python without losing it:
+--python prints instead the lines that open it in Python without losing it, a
+list as a ShareableList:
 Python, up to 3.12 always and since then by default, removes a block when any
 process that opened it exits.`,
 		Example: `  shm info cam0
@@ -73,6 +76,11 @@ func (a *app) printInfo(blocks []shm.Info) error {
 			Refused *int       `json:"refused_processes,omitempty"`
 		}{}
 		doc.Blocks, doc.Refused = docsOf(blocks, seen)
+		for i, b := range blocks {
+			if b.Kind == "list" {
+				doc.Blocks[i].List, _ = listOf(b) // absent if it cannot be told
+			}
+		}
 		return a.writeJSON(doc)
 	}
 	for i, b := range blocks {
@@ -136,7 +144,14 @@ func (a *app) printOne(b shm.Info, seen *proc.Snapshot) error {
 	default:
 		line("owner", cell{red, fmt.Sprintf("process %d, dead: shm prune removes the block", b.Owner.PID)})
 	}
-	if b.Kind != "" {
+	switch {
+	case b.Kind == "list":
+		if l, err := listOf(b); err != nil {
+			line("kind", cell{red, "list, but " + oneLine(a.message(err))})
+		} else {
+			line("kind", "list of "+l.String())
+		}
+	case b.Kind != "":
 		line("kind", printable(b.Kind))
 	}
 	switch {
@@ -174,13 +189,17 @@ func holderText(a *app, h proc.Holder) string {
 func (a *app) printPython(blocks []shm.Info) error {
 	var w strings.Builder
 	for _, b := range blocks {
+		var l *listDoc
+		if b.Kind == "list" {
+			l, _ = listOf(b)
+		}
 		// Python runs inside the container, where the folder has its own name.
 		if a.pid != 0 {
 			if b.Dir = a.inside(b.Dir); b.Dir == "/dev/shm" {
 				b.Dir = ""
 			}
 		}
-		pythonLines(&w, b)
+		pythonLines(&w, b, l)
 	}
 	if a.json {
 		return a.writeJSON(struct {
@@ -191,7 +210,12 @@ func (a *app) printPython(blocks []shm.Info) error {
 	return err
 }
 
-func pythonLines(w *strings.Builder, b shm.Info) {
+// pythonLines prints them for one. l is what is known of the list in it.
+func pythonLines(w *strings.Builder, b shm.Info, l *listDoc) {
+	if b.Kind == "list" && b.Dir == "" {
+		pythonListLines(w, b, l)
+		return
+	}
 	name, path := pythonString(b.Name), pythonString(pathOf(b))
 	line := func(format string, args ...any) { fmt.Fprintf(w, format+"\n", args...) }
 	line("# %s, %d bytes", pythonComment(b.Name), b.Size)
@@ -218,8 +242,7 @@ func pythonLines(w *strings.Builder, b shm.Info) {
 	line("")
 	switch b.Kind {
 	case "list":
-		line("# ShareableList, as the block holds one")
-		line("# items = shared_memory.ShareableList(name=%s)   # tracked below 3.13: unregister items.shm._name", name)
+		line("# The block holds a ShareableList, which Python opens in the system's place only.")
 	case "npy":
 		line("# NumPy, as the block holds a .npy file")
 		line("# import io, numpy as np")
@@ -247,6 +270,41 @@ func pythonLines(w *strings.Builder, b shm.Info) {
 		line("# at the end: del every view and array, then")
 		line("# data.release(); block.close()")
 	}
+}
+
+func pythonListLines(w *strings.Builder, b shm.Info, l *listDoc) {
+	line := func(format string, args ...any) { fmt.Fprintf(w, format+"\n", args...) }
+	line("# %s, %d bytes", pythonComment(b.Name), b.Size)
+	if l != nil {
+		line("# a list of %v", *l)
+		if l.Layout == list.Python38.String() {
+			line("# Only CPython 3.8 reads this layout; later ones fail, or read nonsense.")
+		}
+		if l.Exact {
+			line("# Do not assign text or bytes here: Python cuts them off at the length of the old ones.")
+		}
+		if l.Concurrent {
+			line("# Python takes no part in what makes it concurrent: what it assigns may be seen half done.")
+		}
+	}
+	name := pythonString(b.Name)
+	if runtime.GOOS == "windows" { // a block goes with the last process that has it open
+		line("from multiprocessing.shared_memory import ShareableList")
+		line("")
+		line("items = ShareableList(name=%s)", name)
+	} else {
+		line("from multiprocessing import resource_tracker")
+		line("from multiprocessing.shared_memory import ShareableList")
+		line("")
+		line("items = ShareableList(name=%s)", name)
+		line("# Without this care the block goes away when this process exits: ShareableList")
+		line("# knows no track=False. Not in a child of multiprocessing: it shares its")
+		line("# parent's tracker.")
+		line("resource_tracker.unregister(items.shm._name, \"shared_memory\")")
+	}
+	line("")
+	line("# print(list(items)); items[0] = 1")
+	line("# at the end: items.shm.close()")
 }
 
 // pythonString writes a Python literal. Go's quoting is Python's, but for what

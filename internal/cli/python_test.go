@@ -48,7 +48,7 @@ func TestInfoPython(t *testing.T) {
 func TestPythonKinds(t *testing.T) {
 	for kind, want := range map[string]string{"": "np.frombuffer", "text": "np.frombuffer", "list": "ShareableList(name=\"x\\ny\")", "npy": "np.lib.format"} {
 		var w strings.Builder
-		pythonLines(&w, shm.Info{Name: "x\ny", Size: 100, Kind: kind, Inode: 1})
+		pythonLines(&w, shm.Info{Name: "x\ny", Size: 100, Kind: kind, Inode: 1}, nil)
 		if !strings.Contains(w.String(), want) {
 			t.Errorf("%q: no %s in\n%s", kind, want, w.String())
 		}

@@ -26,6 +26,7 @@ A block ("B" below):
   foreign                   no program of this module made it, as far as one sees
   owner                     {pid, alive, lease}; no pid: nobody owns it
   kind                      what it holds: "list", "npy", "text", …; info only
+  list                      L without items, if it is one; info only
   device, inode
   holders                   [H]; info and ls -l only
 A holder ("H"):
@@ -33,7 +34,25 @@ A holder ("H"):
   mapped                    bytes of its address space
   open                      number of descriptors
 
+A list ("L"):
+  count
+  layout                    "3.9" (and later) or "3.8": of which Python
+  exact, concurrent         what it was made with
+  items                     [I]
+An item ("I"):
+  index
+  type                      "int", "float", "bool", "text", "bytes" or "nil"
+  value                     the same in JSON: ints are exact, also beyond 2**53;
+                            bytes are base64; the floats that JSON lacks are
+                            "nan", "inf" and "-inf"; nil is null
+  format                    as Python stores it
+  error                     why there is no type and value
+
 create, put    B
+list           L and name, dir
+list N INDEX   I; with VALUE, as it is afterwards
+list --verify  L without items, and name, dir, ok, errors: [text]
+list --create  B
 ls             {dir, blocks: [B], refused_processes}
 info           {blocks: [B], refused_processes}
 info --python  {python}
