@@ -44,9 +44,11 @@
 //     mixture of both values, or as [shm.ErrFormat]. A process that dies in the
 //     middle leaves it so, until the next Set.
 //
-// CPython clears an item's eight bytes before it fills them, so that a reader
-// may see 0 on the way from one number to another, and its list[i] += 1 is a
-// read and a write, which lose what others did in between.
+// CPython clears an item's eight bytes and its format before it fills them, so
+// that a reader may see 0 on the way from one number to another, or
+// [shm.ErrFormat] in the worst case; its list[i] += 1 is a read and a write, which lose what
+// others did in between; and as a reader it looks at format and value first and at
+// the code last, so that it may see False, 0.0 or an error on the way from or to nil.
 //
 // Options.Concurrent makes a list, the same list to Python, in which that does
 // not happen between processes of this library: whatever the type, each

@@ -138,6 +138,7 @@ func formatText(format uint64) string {
 // s or in b.
 type value struct {
 	kind kind
+	room int    // of a nil to be made, in bytes
 	big  bool   // an int beyond int64: word is a uint64. No item is
 	word uint64 // int, float and bool as they lie in memory
 	s    string
@@ -196,6 +197,11 @@ func valueOf(v any) (value, error) {
 		return value{kind: kindText, s: v}, nil
 	case []byte:
 		return value{kind: kindBytes, b: v}, nil
+	case Room:
+		if v < 0 || v > maxLen {
+			return value{}, fmt.Errorf("%w: room for %d bytes, Python's limit is %d", ErrTooLong, v, maxLen)
+		}
+		return value{room: int(v)}, nil
 	}
 	switch r := reflect.ValueOf(v); r.Kind() {
 	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
@@ -244,7 +250,7 @@ func (v *value) slot() int {
 	case kindText, kindBytes:
 		return 8 * (v.len()/8 + 1)
 	}
-	return 8
+	return 8 * (v.room/8 + 1)
 }
 
 // format is what stands beside the value in a slot that had the format old.

@@ -94,6 +94,10 @@ type Options struct {
 	Concurrent bool
 }
 
+// Room is an item for [Create]: nil at first, with room for so many bytes of
+// text or bytes later. Python's way is to begin with a text of that length.
+type Room int
+
 // List is one handle on a ShareableList. All methods may be called by several
 // goroutines at once; what they promise to each other and to other processes
 // is in the package's documentation.
@@ -123,7 +127,7 @@ type List struct {
 // and nil. A slot has room for its item's bytes, and for as many more as fill up
 // 8 (at least one), so it can hold any number, bool or nil later, but no longer text.
 // Zeros at the end of text and bytes are not kept; see Options.Exact.
-// To make room for longer text, make the item of as many zeros: it reads as "".
+// [Room] makes room for longer text.
 //
 // Errors: ErrType, ErrRange, ErrText, ErrTooLong (the message says which item),
 // and those of [shm.Create].

@@ -168,7 +168,7 @@ func TestTyped(t *testing.T) {
 func TestRefused(t *testing.T) {
 	long := strings.Repeat("x", 9_999_992)
 	type (
-		loop struct{ l *loop }
+		loop struct{}
 		fits string
 	)
 	values := []struct {
@@ -309,7 +309,7 @@ func TestEquality(t *testing.T) {
 			v            any
 			count, index int
 		}{
-			{0, 4, 0}, {false, 4, 0}, {-0.0, 4, 0}, {true, 3, 4}, {uint8(1), 3, 4}, {float32(1), 3, 4},
+			{0, 4, 0}, {false, 4, 0}, {math.Copysign(0, -1), 4, 0}, {true, 3, 4}, {uint8(1), 3, 4}, {float32(1), 3, 4},
 			{nan, 0, -1}, {"1", 1, 8}, {[]byte("1"), 1, 9}, {nil, 1, 10}, {int64(1<<53 + 1), 1, 11}, {int64(1 << 53), 1, 12}, {float64(1 << 53), 1, 12},
 			{uint64(1) << 63, 1, 13}, {uint64(math.MaxUint64), 0, -1}, {int64(math.MinInt64), 0, -1}, {"", 1, 14}, {[]byte(nil), 0, -1}, {0.5, 0, -1}, {"no", 0, -1},
 		} {
@@ -625,4 +625,29 @@ func TestAnonymous(t *testing.T) {
 	if got := l.String(); got != "ShareableList([1, 'three'], name='')" {
 		t.Error(got)
 	}
+}
+
+func TestRoom(t *testing.T) {
+	eachKind(t, func(t *testing.T, o *list.Options) {
+		l := newList(t, o, list.Room(20), list.Room(0), 1)
+		for i := range 2 {
+			if v, err := l.At(i); v != nil || err != nil {
+				t.Errorf("room is %v, %v", v, err)
+			}
+		}
+		if err := l.SetText(0, strings.Repeat("x", 20)); err != nil {
+			t.Error(err)
+		}
+		if err := l.SetText(1, "123456789"); !errors.Is(err, list.ErrTooLong) {
+			t.Error(err)
+		}
+		if err := l.Set(0, list.Room(5)); !errors.Is(err, list.ErrType) {
+			t.Error(err)
+		}
+		for _, n := range []list.Room{-1, 9_999_992} {
+			if _, err := list.Create("", []any{n}, o); !errors.Is(err, list.ErrTooLong) {
+				t.Errorf("room for %d: %v", n, err)
+			}
+		}
+	})
 }

@@ -110,11 +110,8 @@ func (l *List) read(i int, want kinds, buf []byte) (v value, out []byte, err err
 	// Again if somebody changed the item meanwhile from nil or to nil, which should
 	// be seen whole; not for ever, as a hostile process never ends.
 	for try := 0; ; try++ {
-		format, code := l.words[l.form+i].Load(), l.code(i)
-		k, n, err := kindOf(format, code, hi-lo)
+		k, n, format, code, err := l.kind(i, hi-lo)
 		switch {
-		case err != nil && try < tries && l.moving(i, format, code):
-			continue
 		case err != nil || want&k.only() == 0:
 			return value{kind: k, form: format}, buf, err
 		case k < kindText:
@@ -152,10 +149,25 @@ func (l *List) isZero(w *atomic.Uint64, i int) bool {
 	return true
 }
 
+// kind is kindOf item i in a list that is not concurrent.
+func (l *List) kind(i, slot int) (k kind, n int, format uint64, code byte, err error) {
+	for range tries {
+		format, code = l.words[l.form+i].Load(), l.code(i)
+		if k, n, err = kindOf(format, code, slot); err == nil || !l.moving(i, format, code) {
+			break
+		}
+	}
+	return k, n, format, code, err
+}
+
 // moving tells whether an item's format and code, which did not fit each other,
 // have changed since.
 func (l *List) moving(i int, format uint64, code byte) bool {
-	for range 4 {
+	n := 4
+	if format == 0 {
+		n = 1000 // CPython clears a format before it writes it, and needs some 20 ns in between
+	}
+	for range n {
 		if l.words[l.form+i].Load() != format || l.code(i) != code {
 			return true
 		}

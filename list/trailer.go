@@ -241,7 +241,8 @@ func (l *List) readShared(i, lo, hi int, want kinds, buf []byte) (value, []byte,
 		v, out, err := l.readPhase(i, lo, hi, phase, want, buf)
 		// All that readPhase loaded it loaded atomically, so nothing of it can have
 		// been loaded after this.
-		if r.phase.Load() == phase {
+		if r.phase.Load() == phase && (err == nil || phase&1 != 0 || n >= tries ||
+			!l.moving(i, l.words[l.form+i].Load(), l.code(i))) { // Python's doing, else
 			return v, out, err
 		}
 		if n < tries {

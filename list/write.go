@@ -20,6 +20,9 @@ import (
 // Concurrent list ErrBusy. The item is unchanged then.
 func (l *List) Set(i int, v any) error {
 	x, err := valueOf(v)
+	if err == nil && x.room > 0 {
+		err = fmt.Errorf("%w: an item's room cannot be changed", ErrType)
+	}
 	if err != nil {
 		return l.item("set", i, err)
 	}
@@ -204,7 +207,7 @@ func (l *List) intWord(i int) (*atomic.Uint64, error) {
 	if err != nil {
 		return nil, err
 	}
-	k, _, err := kindOf(l.words[l.form+i].Load(), l.code(i), hi-lo)
+	k, _, _, _, err := l.kind(i, hi-lo)
 	if err == nil && k != kindInt {
 		err = wrongType(k, kindInt)
 	}

@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"strings"
 
 	"github.com/sharedmem/shm/list"
 )
@@ -27,9 +26,8 @@ func serve(ctx context.Context, args []string) error {
 		fieldName:        "oven 3",
 		fieldCount:       0,
 		fieldTemperature: nil,
-		// Room for a message: text keeps the slot it was made with, and this is
-		// read as "".
-		fieldError:   strings.Repeat("\x00", 63),
+		// None at first; text keeps the slot that it was made with.
+		fieldError:   list.Room(63),
 		fieldEnabled: false,
 	}, o)
 	if err != nil {
@@ -39,9 +37,6 @@ func serve(ctx context.Context, args []string) error {
 	defer l.Close()
 	// Whoever still has the record when it has lost its name sees why.
 	defer func() { _ = l.SetNil(fieldName) }()
-	if err := l.SetNil(fieldError); err != nil {
-		return err
-	}
 
 	enter := make(chan bool)
 	go func() {
