@@ -31,7 +31,7 @@ var (
 
 	// ErrTooLong says that text or bytes are longer than their slot, or longer
 	// than any item can be (9 999 991 bytes). It is an [shm.ErrSize], too.
-	ErrTooLong = fmt.Errorf("too long: %w", shm.ErrSize)
+	ErrTooLong error = tooLong{}
 
 	// ErrText says that text is not UTF-8. When the text was read from a list
 	// the error is an [shm.ErrFormat], too.
@@ -41,6 +41,11 @@ var (
 	// the time; it may be stopped.
 	ErrBusy = errors.New("the item is being changed by another process")
 )
+
+type tooLong struct{}
+
+func (tooLong) Error() string        { return "too long" }
+func (tooLong) Is(target error) bool { return target == shm.ErrSize }
 
 // maxLen is the length of the longest text or bytes: the format of longer ones
 // does not fit into eight characters.
