@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -83,8 +85,19 @@ const (
 
 const pattern = 0x0101010101010101
 
+// raced says that the race detector is in this program, which makes it slow.
+var raced = func() bool {
+	info, ok := debug.ReadBuildInfo()
+	return ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
+}()
+
 // rounds is how often each writer changes everything.
-var rounds = map[bool]int{false: 100_000, true: 2000}[os.Getenv("SHM_QEMU") != ""]
+var rounds = func() int {
+	if raced || os.Getenv("SHM_QEMU") != "" {
+		return 5000
+	}
+	return 100_000
+}()
 
 // hammers are what helper processes do to a list until they have done enough, or
 // see stop. They return how much they did, for readers how often they saw
@@ -327,6 +340,8 @@ func hammer(t *testing.T, l *list.List, writers, readers []string, beside ...*sh
 	}
 	for _, p := range r {
 		p.Send("stop")
+	}
+	for _, p := range r {
 		news += done(p)
 	}
 	if news == 0 {
@@ -411,6 +426,7 @@ func checkPlain(t *testing.T, l *list.List, writers int) {
 // Between processes of this library a list in Python's layout keeps numbers
 // whole, sums exact and nil apart.
 func TestHammerPlain(t *testing.T) {
+	t.Parallel()
 	l := plainList(t)
 	news := hammer(t, l, []string{"write plain", "write plain"}, []string{"read plain", "read plain"})
 	checkPlain(t, l, 2)
@@ -419,6 +435,7 @@ func TestHammerPlain(t *testing.T) {
 
 // Python beside them reads what it can, and its numbers are seen.
 func TestHammerPlainPython(t *testing.T) {
+	t.Parallel()
 	pys := somePythons(t)
 	l := plainList(t)
 	name := l.Block().Name()
@@ -433,6 +450,7 @@ func TestHammerPlainPython(t *testing.T) {
 
 // A concurrent list keeps everything whole.
 func TestHammerConcurrent(t *testing.T) {
+	t.Parallel()
 	l := newList(t, concurrent, markedItems()...)
 	news := hammer(t, l, []string{"write concurrent", "write concurrent", "write concurrent"},
 		[]string{"read concurrent", "read concurrent", "search concurrent", "search concurrent"})
@@ -443,6 +461,7 @@ func TestHammerConcurrent(t *testing.T) {
 }
 
 func TestHammerConcurrentPython(t *testing.T) {
+	t.Parallel()
 	pys := somePythons(t)
 	l := newList(t, concurrent, markedItems()...)
 	var beside []*shmtest.Process

@@ -538,6 +538,11 @@ func init() {
 // The bytes change while they are read and written, by this process and by
 // another one: nothing that was checked once may be relied on.
 func TestScribbled(t *testing.T) {
+	t.Parallel()
+	passes := 40
+	if raced {
+		passes = 5
+	}
 	for _, o := range []*list.Options{plain, exact, concurrent, python38} {
 		t.Run(fmt.Sprintf("%v,%v,%v", o.Layout, o.Exact, o.Concurrent), func(t *testing.T) {
 			shmtest.Deadline(t, 2*shmtest.Patience)
@@ -551,7 +556,7 @@ func TestScribbled(t *testing.T) {
 			scribbler.Go(func() { scribble(mem, s, rand.New(rand.NewPCG(3, 4)), &stop) })
 			for k := range 3 {
 				workers.Go(func() {
-					for range 40 {
+					for range passes {
 						readAll(t, l)
 						for i := -1; i <= l.Len() && k > 0; i++ {
 							for _, w := range writers {
@@ -576,6 +581,9 @@ func TestScribbled(t *testing.T) {
 func TestTruncated(t *testing.T) {
 	if os.Getenv("SHM_QEMU") != "" {
 		shmtest.Skip(t, "native", "qemu-user does not say where a fault was")
+	}
+	if raced {
+		t.Skip("the race detector does atomic operations in C, where no fault becomes a panic")
 	}
 	if runtime.GOOS != "linux" {
 		shmtest.Skip(t, "linux", "elsewhere blocks cannot shrink, or are no files")
@@ -645,7 +653,7 @@ func TestTruncated(t *testing.T) {
 // An item of a concurrent list that a living process has does not come free.
 // Readers do not notice; writers give up in the end, and go on when it is dead.
 func TestBusy(t *testing.T) {
-	t.Parallel() // it waits as long as the package does
+	t.Parallel() // with all that have something to do, as it waits some seconds
 	l := newList(t, concurrent, 5, "five", 6, "six")
 	name := l.Block().Name()
 	open := func() *list.List {
