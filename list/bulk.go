@@ -1,6 +1,7 @@
 package list
 
 import (
+	"encoding/binary"
 	"fmt"
 	"iter"
 	"sync/atomic"
@@ -50,26 +51,11 @@ func (l *List) inside(op string, i, n int) error {
 // with each item that is special in any way, for items i to i+n-1. Both get the
 // item's place among them. Call within Do.
 func (l *List) scalars(i, n int, format uint64, some func(at int, words []atomic.Uint64) error, other func(at int) error) error {
-	q := &l.quick
 	for at := 0; at < n; {
-		// Most often the slots of one item after the other lie so as well.
-		run, from := 0, uint64(0)
-		if len(q.forms) > 0 {
-			forms, codes, table := q.forms[i+at:i+n], q.codes[i+at:i+n], q.table[i+at:i+n+1]
-			lo := table[0].Load()
-			from = lo / 8
-			// A slot of one word each, inside: the first ends the run that does not.
-			for run < len(forms) && forms[run].Load() == format && codes[run] == codeValue {
-				hi := table[run+1].Load()
-				if lo&7 != 0 || hi != lo+8 || lo/8 >= uint64(len(q.slots)) { // not by hi, which may wrap around to 0
-					break
-				}
-				lo = hi
-				run++
-			}
-		}
+		// Some at a time, which are still in the cache when some looks at them.
+		from, run := l.quick.run(i+at, min(n-at, 512), format)
 		if run > 0 {
-			if err := some(at, q.slots[from:from+uint64(run)]); err != nil {
+			if err := some(at, l.quick.slots[from:from+run]); err != nil {
 				return err
 			}
 			at += run
@@ -81,6 +67,42 @@ func (l *List) scalars(i, n int, format uint64, some func(at int, words []atomic
 		at++
 	}
 	return nil
+}
+
+// run says how many items from item i on, at most n, have this format and codeValue,
+// in slots of a word each that lie one after the other, from word from on. Most
+// often slots lie so.
+func (q *quick) run(i, n int, format uint64) (from, run int) {
+	if len(q.forms) == 0 {
+		return 0, 0
+	}
+	end := q.table[i].Load() // of the slot before
+	if end&7 != 0 || end/8 >= uint64(len(q.slots)) {
+		return 0, 0
+	}
+	from = int(end / 8)
+	n = min(n, len(q.slots)-from) // more cannot lie inside
+	forms, codes, ends := q.forms[i:i+n], q.codes[i:i+n], q.table[i+1:i+n+1]
+	// Four with one branch; which of them it was is for the loop below. (codeValue
+	// is 0.)
+	for len(forms) >= 4 && len(codes) >= 4 && len(ends) >= 4 {
+		if forms[0].Load()^format|forms[1].Load()^format|forms[2].Load()^format|forms[3].Load()^format|
+			ends[0].Load()^(end+8)|ends[1].Load()^(end+16)|ends[2].Load()^(end+24)|ends[3].Load()^(end+32)|
+			uint64(binary.NativeEndian.Uint32(codes)) != 0 {
+			break
+		}
+		forms, codes, ends = forms[4:], codes[4:], ends[4:]
+		end += 4 * 8
+		run += 4
+	}
+	for k := range forms {
+		end += 8
+		if forms[k].Load() != format || codes[k] != codeValue || ends[k].Load() != end {
+			break
+		}
+		run++
+	}
+	return from, run
 }
 
 func (l *List) getWords(i int, dst []uint64, k kind, format uint64) error {
@@ -98,9 +120,10 @@ func (l *List) getWords(i int, dst []uint64, k kind, format uint64) error {
 			return l.item(op, i+at, err)
 		}
 		return l.scalars(i, len(dst), format, func(at int, words []atomic.Uint64) error {
+			to := dst[at : at+len(words)]
 			for k := range words {
-				dst[at+k] = words[k].Load()
-				if dst[at+k] == 0 && !l.isZero(&words[k], i+at+k) {
+				to[k] = words[k].Load()
+				if to[k] == 0 && !l.isZero(&words[k], i+at+k) {
 					if err := one(at + k); err != nil {
 						return err
 					}
@@ -272,15 +295,21 @@ func (l *List) Verify() error {
 	err := l.block.Do(func([]byte) error {
 		end := uint64(0)
 		for ; at < l.Len(); at++ {
+			if at < len(l.quick.forms) {
+				if w := l.quick.forms[at].Load(); w == formatInt || w == formatFloat {
+					if from, run := l.quick.run(at, l.Len()-at, w); run > 0 && 8*uint64(from) == end {
+						end += 8 * uint64(run)
+						at += run - 1
+						continue
+					}
+				}
+			}
 			lo, hi, ok := l.span(at)
 			if !ok || lo != end {
 				return fmt.Errorf("%w: its slot would be bytes %d to %d of %d; the one before it ends at %d",
 					shm.ErrFormat, int64(lo), int64(hi), l.shape.DataLen, end)
 			}
 			end = hi
-			if w := l.words[l.form+at].Load(); !l.concurrent && (w == formatInt || w == formatFloat) && l.code(at) == codeValue {
-				continue
-			}
 			v, _, err := l.read(at, noKind, nil)
 			if err != nil {
 				return err

@@ -55,7 +55,8 @@
 // reader sees the old or the new value; readers never wait; who changes the same
 // item waits for the other one; and when a process dies in the middle, the old
 // or the new value is there. It takes 32 bytes and a second slot for each item, and
-// some hundred nanoseconds a change. Python's changes are seen, torn as they are.
+// some hundred nanoseconds a change. Python's changes are seen, torn as they are, and undone if they hit an item
+// in which a process of ours has died.
 //
 // # Systems
 //

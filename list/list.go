@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -38,7 +39,8 @@ var (
 	ErrText = errors.New("not UTF-8")
 
 	// ErrBusy says that another process was at an item of a Concurrent list all
-	// the time; it may be stopped.
+	// the time. It may be stopped, or have been another user's and be dead: only
+	// that user and root can know, and [shm.Prune] of either ends it.
 	ErrBusy = errors.New("the item is being changed by another process")
 )
 
@@ -95,7 +97,9 @@ type Options struct {
 	// Python knows, so that processes of this library can change one item at
 	// the same time: no reader sees half of a value, no change is lost, and one
 	// that a process died in is completed or undone. Python may open the list
-	// and takes no part in this; see the package's documentation.
+	// and takes no part in this; see the package's documentation. All
+	// who change it open it by the same name and Dir, since that is where they
+	// find out who lives.
 	Concurrent bool
 }
 
@@ -201,6 +205,12 @@ func FromBlock(b *shm.Block) (*List, error) {
 		return nil, err
 	}
 	l := &List{block: b, raw: b.Bytes(), words: words, readOnly: b.ReadOnly()}
+	if l.dir = b.Ref().Dir; l.dir != "" {
+		// For as long as the list is open, wherever the program goes meanwhile.
+		if l.dir, err = filepath.Abs(l.dir); err != nil {
+			return nil, err
+		}
+	}
 	// In Do, as the block may be smaller by now.
 	err = b.Do(func(p []byte) error {
 		s, err := layout.ParseList(int64(len(p)), func(off int64, n int) []byte {

@@ -140,7 +140,7 @@ func (p *plan) write(b *shm.Block) error {
 	}
 	words[0] = uint64(s.Items)
 	if p.exact || p.shared {
-		p.writeTrailer(bytes)
+		return p.writeTrailer(bytes, b.Ref().Dir)
 	}
 	return nil
 }

@@ -4,8 +4,10 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"math/bits"
 	"os"
 	"sync/atomic"
+	"unicode/utf8"
 
 	"github.com/sharedmem/shm"
 )
@@ -57,16 +59,34 @@ type quick struct {
 // scalar returns the eight bytes of item i, if it has this format, for the
 // quick ways in and out; nil if there is anything special about it.
 func (l *List) scalar(i int, format uint64) *atomic.Uint64 {
-	q := &l.quick
-	if l.block.Closed() || uint(i) >= uint(len(q.forms)) || uint(i) >= uint(len(q.codes)) || uint(i) >= uint(len(q.table)-1) ||
-		q.forms[i].Load() != format || q.codes[i] != codeValue {
+	if l.block.Closed() || !l.quick.holds(i, format) {
 		return nil
 	}
-	lo, hi := q.table[i].Load(), q.table[i+1].Load()
-	if w := lo / 8; lo < hi && (lo|hi)&7 == 0 && hi/8 <= uint64(len(q.slots)) && w < uint64(len(q.slots)) {
-		return &q.slots[w]
+	return l.quick.slot(i)
+}
+
+// holds and slot are the two halves of scalar, each of them small enough to be
+// inlined where the call counts. They copy the slices first: after an atomic load
+// the compiler reads again what it had of q, and checks again.
+
+// holds tells whether there is an item i with this format and codeValue.
+func (q *quick) holds(i int, format uint64) bool {
+	forms, codes := q.forms, q.codes
+	return uint(i) < uint(len(forms)) && uint(i) < uint(len(codes)) && forms[i].Load() == format && codes[i] == codeValue
+}
+
+// slot returns the first word of an item that there is, nil if the table is wrong.
+func (q *quick) slot(i int) *atomic.Uint64 {
+	table, slots := q.table, q.slots
+	if uint(i)+1 >= uint(len(table)) {
+		return nil
 	}
-	return nil
+	// In words: what is no multiple of 8 becomes larger than any list.
+	lo, hi := bits.RotateLeft64(table[i].Load(), -3), bits.RotateLeft64(table[uint(i)+1].Load(), -3)
+	if lo >= hi || hi > uint64(len(slots)) {
+		return nil
+	}
+	return &slots[lo]
 }
 
 // scalarValue returns what lies there; not ok as well if it is becoming nil.
@@ -77,6 +97,30 @@ func (l *List) scalarValue(i int, format uint64) (v uint64, ok bool) {
 	}
 	v = w.Load()
 	return v, v != 0 || l.isZero(w, i)
+}
+
+// slotFormats are the formats of text and bytes whose length is the slot's, by the
+// slot's words, for short ones.
+var slotFormats = func() (formats [64]uint64) {
+	for words := range formats {
+		formats[words] = formatSized(8 * words)
+	}
+	return formats
+}()
+
+// text returns the slot of item i for the quick way out, if the item is text in
+// Python's way, nil if there is anything special about it.
+func (l *List) text(i int) []byte {
+	forms, codes := l.quick.forms, l.quick.codes
+	if l.block.Closed() || uint(i) >= uint(len(forms)) || uint(i) >= uint(len(codes)) || codes[i] != codeText {
+		return nil
+	}
+	lo, hi, ok := l.span(i)
+	words := (hi - lo) / 8
+	if !ok || words >= uint64(len(slotFormats)) || forms[i].Load() != slotFormats[words] {
+		return nil
+	}
+	return l.slotBytes(l.data, int(lo), int(hi))
 }
 
 // item names the item and the list in an error.
@@ -257,8 +301,13 @@ func (l *List) any(i int, buf []byte) (any, error) {
 //
 // Errors: ErrType for an item of another type, and those of At.
 func (l *List) Int(i int) (int64, error) {
-	if v, ok := l.scalarValue(i, formatInt); ok {
-		return int64(v), nil
+	// scalarValue, without its calls.
+	if !l.block.Closed() && l.quick.holds(i, formatInt) {
+		if w := l.quick.slot(i); w != nil {
+			if v := w.Load(); v != 0 || l.isZero(w, i) {
+				return int64(v), nil
+			}
+		}
 	}
 	v, _, err := l.typed(i, kindInt, nil)
 	return int64(v.word), err
@@ -298,6 +347,13 @@ func (l *List) IsNil(i int) (bool, error) {
 // dst has no room for it. If there is an error it returns dst as it was. The
 // same holds as for [List.Int].
 func (l *List) AppendText(dst []byte, i int) ([]byte, error) {
+	if b := l.text(i); b != nil {
+		// What was copied is what is checked.
+		out := append(dst, b[:textLen(b)]...)
+		if l.code(i) == codeText && utf8.Valid(out[len(dst):]) {
+			return out, nil
+		}
+	}
 	_, out, err := l.typed(i, kindText, dst)
 	return out, err
 }

@@ -2,6 +2,7 @@ package list
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -23,7 +24,8 @@ import (
 //	12  4  flags: 1 exact, 2 concurrent
 //	16  8  number of items
 //	24  8  bytes of data
-//	32 32  zero
+//	32 16  device and inode of the directory with the leases, or zero
+//	48 16  zero
 //	64     if concurrent: a record of 32 bytes for each item,
 //	       then spare slots, laid out as the slots are
 const (
@@ -79,6 +81,8 @@ type trailer struct {
 	pinning sync.Mutex
 	id      atomic.Uint64 // of our lease; 0 before the first change
 	unpin   func()        // nil as well
+	dir     string        // of the block, and so of the leases
+	place   [2]uint64     // where they have to be
 }
 
 // An empty list of 3.8's ends at byte 8; that it is empty shows in the zero where
@@ -98,7 +102,7 @@ func trailerEnd(s layout.ListShape, concurrent bool) (size int, ok bool) {
 	return size, true
 }
 
-func (p *plan) writeTrailer(b []byte) {
+func (p *plan) writeTrailer(b []byte, dir string) error {
 	t := b[trailerStart(p.shape):]
 	copy(t, trailerMagic)
 	flags := uint32(0)
@@ -113,6 +117,13 @@ func (p *plan) writeTrailer(b []byte) {
 	binary.LittleEndian.PutUint64(t[16:], uint64(p.shape.Items))
 	binary.LittleEndian.PutUint64(t[24:], uint64(p.shape.DataLen))
 	// Records begin as zeros: phase even, nobody's.
+	if !p.shared {
+		return nil
+	}
+	place, err := lease.Place(dir)
+	binary.LittleEndian.PutUint64(t[32:], place[0])
+	binary.LittleEndian.PutUint64(t[40:], place[1])
+	return err
 }
 
 // openTrailer looks for a trailer. Call within Do.
@@ -144,6 +155,7 @@ func (l *List) openTrailer() error {
 		return err
 	}
 	l.spare = (at + trailerHeader + recordSize*l.shape.Items) / 8
+	l.place = [2]uint64{binary.LittleEndian.Uint64(t[32:]), binary.LittleEndian.Uint64(t[40:])}
 	l.concurrent = true
 	return nil
 }
@@ -159,7 +171,15 @@ func (l *List) me() (uint64, error) {
 	if id := l.id.Load(); id != 0 {
 		return id, nil
 	}
-	id, unpin, err := lease.For(l.Ref().Dir).Pin()
+	// Who looks for leases elsewhere, because it got the block as a descriptor or
+	// sees another file system there, would take the others for dead, and they it.
+	switch place, err := lease.Place(l.dir); {
+	case err != nil:
+		return 0, fmt.Errorf("no lease to change items with: %w", err)
+	case l.place != [2]uint64{} && place != l.place:
+		return 0, fmt.Errorf("the list's processes have their leases elsewhere; open it by the name and directory it was made with: %w", errors.ErrUnsupported)
+	}
+	id, unpin, err := lease.For(l.dir).Pin()
 	if err != nil {
 		return 0, fmt.Errorf("no lease to change items with: %w", err)
 	}
@@ -241,8 +261,13 @@ func (l *List) readShared(i, lo, hi int, want kinds, buf []byte) (value, []byte,
 		v, out, err := l.readPhase(i, lo, hi, phase, want, buf)
 		// All that readPhase loaded it loaded atomically, so nothing of it can have
 		// been loaded after this.
-		if r.phase.Load() == phase && (err == nil || phase&1 != 0 || n >= tries ||
-			!l.moving(i, l.words[l.form+i].Load(), l.code(i))) { // Python's doing, else
+		if r.phase.Load() == phase {
+			if err != nil && phase&1 == 0 && n < tries {
+				// Python may be in the middle of changing it.
+				if _, _, _, _, now := l.kind(i, hi-lo); now == nil {
+					continue
+				}
+			}
 			return v, out, err
 		}
 		if n < tries {
@@ -353,13 +378,13 @@ func (l *List) await(r *record, me uint64) error {
 		case since.IsZero():
 			since = time.Now()
 		case time.Since(since) > patience:
-			return fmt.Errorf("%w, of the lease %016x, for %v; it may be stopped", ErrBusy, id, patience)
+			return fmt.Errorf("%w for %v, now by that with the lease %016x; it may be stopped", ErrBusy, patience, id)
 		}
 		if l.block.Closed() {
 			return os.ErrClosed
 		}
 		if id != me { // else another goroutine of this process, which lives as we do
-			alive, err := lease.Alive(l.Ref().Dir, id)
+			alive, err := lease.Alive(l.dir, id)
 			if err == nil && !alive {
 				crash.Point("set:dead-owner")
 				if r.owner.CompareAndSwap(id, me) { // another heir may be faster

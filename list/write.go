@@ -34,9 +34,12 @@ func (l *List) Set(i int, v any) error {
 // block smaller, it faults. See [List.Set] for a way without these risks, and
 // for the errors.
 func (l *List) SetInt(i int, v int64) error {
-	if w := l.scalar(i, formatInt); w != nil && !l.readOnly {
-		layout.StoreRelease(w, uint64(v))
-		return nil
+	// scalar, without its call.
+	if !l.readOnly && !l.block.Closed() && l.quick.holds(i, formatInt) {
+		if w := l.quick.slot(i); w != nil {
+			layout.StoreRelease(w, uint64(v))
+			return nil
+		}
 	}
 	x := intValue(v)
 	return l.set(i, &x)
@@ -120,6 +123,9 @@ func (l *List) store(i int, v *value) error {
 		layout.StoreRelease(&l.words[l.form+i], format)
 	}
 	crash.Point("store:format")
+	// On arm64 a plain store may overtake the ones above, but not a load that
+	// comes after them.
+	l.words[l.form+i].Load()
 	*code = v.kind.code()
 	return nil
 }

@@ -59,3 +59,7 @@ func Alive(dir string, id uint64) (bool, error) {
 	}
 	return o.Locked()
 }
+
+// Place identifies where the leases for dir lie. A process for which it is
+// another one cannot be asked about, and cannot ask.
+func Place(dir string) ([2]uint64, error) { return mem.Place(absolute(dir)) }
