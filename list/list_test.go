@@ -651,3 +651,43 @@ func TestRoom(t *testing.T) {
 		}
 	})
 }
+
+// Who looks for leases elsewhere than the others must not take them for dead.
+func TestElsewhere(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("all processes see the same leases here")
+	}
+	dir := shmtest.TempDir(t)
+	l := newList(t, &list.Options{Concurrent: true, Block: shm.CreateOptions{Dir: dir}}, 1, "two")
+	f, err := l.Block().File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	b, err := shm.FromFile(f, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := list.FromBlock(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	if err := other.SetInt(0, 2); !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("changed without being seen: %v", err)
+	}
+	if err := l.SetInt(0, 3); err != nil {
+		t.Error(err)
+	}
+	if v, err := other.Int(0); v != 3 || err != nil {
+		t.Error(v, err)
+	}
+	// By the same name, but from another working directory.
+	if other, err = list.Open(l.Ref().Name, &shm.OpenOptions{Dir: dir + "/."}); err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	if err := other.SetInt(0, 4); err != nil {
+		t.Error(err)
+	}
+}
