@@ -251,7 +251,7 @@ func (r random) value(depth int) any {
 
 // edges are values at the edges of the format: batches, frames, lengths.
 func edges() (out []any) {
-	for _, n := range []int{0, 1, 2, 3, 4, 999, 1000, 1001, 2000, 2001} {
+	for _, n := range []int{0, 1, 2, 3, 4, 1000, 1001} {
 		list, d := []any{}, dict{}
 		for k := range n {
 			list = append(list, int64(k))
@@ -259,7 +259,7 @@ func edges() (out []any) {
 		}
 		out = append(out, list, tuple(list), d, pickle.Set(list), pickle.FrozenSet(list))
 	}
-	for _, n := range []int{2, 255, 256, 65534, 65535, 65536, 65537} {
+	for _, n := range []int{2, 255, 256, 65535, 65536} {
 		text, raw := strings.Repeat("t", n), bytes.Repeat([]byte("b"), n)
 		out = append(out, text, raw, pickle.ByteArray(raw),
 			tuple{"before", text, "behind"}, []any{int64(1), raw, int64(2), text, "cc", raw[1:]})
@@ -363,7 +363,7 @@ func TestPython(t *testing.T) {
 			for _, v := range objects() {
 				check(v, true)
 			}
-			for n := range 100 {
+			for n := range 80 {
 				seed := rand.Uint64()
 				r := random{rand.New(rand.NewPCG(seed, 0)), n%2 == 0}
 				if check(r.value(4), r.distinct); t.Failed() {
