@@ -50,7 +50,8 @@ type Options struct {
 	// let in, and why: ErrAuth, ErrFrame, ErrTooLarge, ErrBusy,
 	// os.ErrDeadlineExceeded, io.ErrUnexpectedEOF, CheckPeer's error or the
 	// system's. remote is nil when the system failed to accept one at all. It is
-	// called from several goroutines at once.
+	// called from several goroutines at once, for which Close waits: so it must
+	// not call Close.
 	Refused func(remote net.Addr, err error)
 }
 
