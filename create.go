@@ -255,7 +255,11 @@ func create(op, name string, opts *CreateOptions, c content, init func(*Block) e
 			return nil, taken(o.Dir, err)
 		}
 	}
-	if o.Lifetime == Tracked && !mem.UnlinkIsNothing {
+	python, err := o.pythonTracker(name)
+	if err != nil {
+		return nil, err
+	}
+	if o.Lifetime == Tracked && python == nil && !mem.UnlinkIsNothing {
 		if err := tracker.Watch(own); err != nil {
 			return nil, err
 		}
@@ -268,6 +272,9 @@ func create(op, name string, opts *CreateOptions, c content, init func(*Block) e
 	}
 	for {
 		b, err := build(name, &o, c, temp, init, own)
+		if err == nil && python != nil {
+			handOver(b, python, own)
+		}
 		// A name of ours was taken already where it is given at once. What came
 		// from a reader is spent by then.
 		if name == "" && errors.Is(err, errTaken) && c.from == nil {

@@ -63,7 +63,7 @@ func (d Dir) Unlink(name string) error {
 	}
 	err = mem.Unlink(string(d), clean)
 	if own != nil {
-		own.slot.Forget()
+		own.unlinked(clean, err == nil)
 	}
 	return wrap(op, clean, err)
 }

@@ -24,6 +24,15 @@ const (
 	// Tracked is Owned with a clean-up process beside it, started by the first
 	// Tracked block, which removes what the owner leaves within milliseconds.
 	// It is this program, executed again, as a process of its own session.
+	//
+	// If a Python program has started this one and passed on its resource
+	// tracker's pipe, whose descriptor SHM_TRACKER_FD names, that tracker takes
+	// the clean-up process's place: it removes the block when the last process
+	// that shares it, Python's or ours, has gone. It takes no names with a colon
+	// or beyond ASCII (ErrName). A value that is no such descriptor is an error of
+	// Create. Blocks in a Dir or with KeepName have our clean-up process in any
+	// case, and so has every block when Python's tracker is dead. docs/python.md
+	// shows the Python side.
 	Tracked
 
 	// Persistent blocks stay until someone unlinks them or the machine restarts.

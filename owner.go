@@ -11,6 +11,7 @@ import (
 	"github.com/sharedmem/shm/internal/crash"
 	"github.com/sharedmem/shm/internal/lease"
 	"github.com/sharedmem/shm/internal/platform/mem"
+	"github.com/sharedmem/shm/internal/tracker"
 )
 
 // ErrOwned says that a living process owns the block.
@@ -19,8 +20,9 @@ var ErrOwned = errors.New("a living process owns the block")
 // ownership is what this process has of a block that it owns. It outlives the
 // Block's Close.
 type ownership struct {
-	slot *lease.Slot
-	keep *keeper // nil unless the name is kept
+	slot   *lease.Slot     // nil if it is with Python's tracker
+	python *tracker.Sender // nil if it is in our journal
+	keep   *keeper         // nil unless the name is kept
 }
 
 // owned finds ownerships by name and identity: of a Block, or of a name to be
@@ -70,7 +72,7 @@ func publishOwned(b *Block, obj *mem.Object, o *CreateOptions, l *lease.Lease) e
 		crash.Point("create:kept")
 	}
 	if err := publish(obj, b.name); err != nil {
-		own.drop()
+		own.drop(b.name)
 		return err
 	}
 	if own.keep != nil {
@@ -83,11 +85,29 @@ func publishOwned(b *Block, obj *mem.Object, o *CreateOptions, l *lease.Lease) e
 }
 
 // drop ends the ownership and leaves the block's name alone.
-func (own *ownership) drop() {
+func (own *ownership) drop(name string) {
 	if own.keep != nil {
 		own.keep.stop()
 	}
+	own.forget(name)
+}
+
+// forget takes the block off the list of what is removed after our death.
+func (own *ownership) forget(name string) {
+	if own.python != nil {
+		_ = own.python.Send(tracker.Unregister, name) // a dead one has forgotten it
+		return
+	}
 	own.slot.Forget()
+}
+
+// unlinked is forget after an attempt to take the name away. If somebody else
+// did so first, and told Python's tracker, that would complain of hearing it
+// again.
+func (own *ownership) unlinked(name string, removed bool) {
+	if removed || own.python == nil {
+		own.forget(name)
+	}
 }
 
 // keeper restores a name that somebody else unlinks, from a second link.
@@ -166,7 +186,7 @@ func (b *Block) Unlink() error {
 	removed, err := mem.Remove(b.dir, b.name, b.id, parking)
 	crash.Point("unlink:removed")
 	if own != nil {
-		own.slot.Forget()
+		own.unlinked(b.name, removed)
 	}
 	if err == nil && !removed {
 		err = fs.ErrNotExist
@@ -197,7 +217,7 @@ func (b *Block) Disown() error {
 	}
 	if own := take(keyOf(b.dir, b.name, b.id)); own != nil {
 		mem.MarkName(b.dir, b.name, Persistent.String())
-		own.drop()
+		own.drop(b.name)
 		crash.Point("disown:forgotten")
 		return nil
 	}

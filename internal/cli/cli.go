@@ -185,12 +185,15 @@ var errQuiet = errors.New("failed")
 // report says on stderr what went wrong, one line each and a hint after the
 // last, and returns the exit status.
 func (a *app) report(ctx context.Context, err error) int {
+	end, own := errors.AsType[statusError](err)
 	switch {
 	case err == nil, isBrokenPipe(err):
 		// The reader has had enough, as `head` has: that is no failure of ours.
 		return exitOK
 	case errors.Is(err, errQuiet):
 		return exitFailure
+	case own && end.error == nil:
+		return end.status
 	case ctx.Err() != nil && errors.Is(err, context.Canceled):
 		fmt.Fprintln(a.stderr, "shm: interrupted")
 		return exitInterrupted
@@ -208,6 +211,9 @@ func (a *app) report(ctx context.Context, err error) int {
 	}
 	if _, ok := errors.AsType[usageError](err); ok {
 		return exitUsage
+	}
+	if own {
+		return end.status
 	}
 	return exitFailure
 }

@@ -29,6 +29,19 @@ var Points = []string{
 	"cleaner:started",    // the clean-up process runs
 	"cleaner:owner-gone", // it has seen its owner's death
 
+	// A tracker for Pythons.
+	"pytracker:started",    // it runs
+	"pytracker:eof",        // the last process that shared it is gone
+	"pytracker:removed",    // it has removed one of the names that were left
+	"pytracker:registered", // a tracker of Python's has the block, our journal as well
+
+	// A block on its way from its maker to a manager, and its end there.
+	"manager:listed",   // the server has the name, its maker owns the block
+	"manager:tracked",  // its maker knows that
+	"manager:disowned", // the block is nobody's
+	"manager:adopting", // the server knows that
+	"manager:removing", // it shuts down and is about to remove a block
+
 	// Changing an item of a concurrent list.
 	"set:owned",      // the item is this process's
 	"set:half-spare", // the spare slot has the value, but not yet its format

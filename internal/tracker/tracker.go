@@ -66,35 +66,57 @@ func start() error {
 	if cleaner.pipe != nil {
 		return nil
 	}
-	r, w, err := os.Pipe()
+	w, cmd, err := launch("clean-up process", sentinel, hello, nil)
 	if err != nil {
 		return err
+	}
+	cleaner.pipe, cleaner.cmd, cleaner.begun = w, cmd, time.Now()
+	if cleaner.leases == nil {
+		cleaner.leases = map[string]uint64{}
+	}
+	for dir, id := range cleaner.leases {
+		write(dir, id)
+	}
+	go wait(cmd, w)
+	return nil
+}
+
+// launch executes this program again as what, which argv0 and the greeting tell
+// it to be, and returns the pipe on which it listens. extra are its descriptors
+// from 5 on.
+func launch(what, argv0, greeting string, extra []*os.File) (w *os.File, cmd *exec.Cmd, err error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, nil, err
 	}
 	defer r.Close()
 	readyR, readyW, err := os.Pipe()
 	if err != nil {
 		w.Close()
-		return err
+		return nil, nil, err
 	}
 	defer readyR.Close()
 	exe, err := proc.Executable()
 	if err != nil {
-		return errors.Join(err, w.Close(), readyW.Close())
+		return nil, nil, errors.Join(err, w.Close(), readyW.Close())
 	}
-	cmd := &exec.Cmd{
-		Path: exe, Args: []string{sentinel}, Dir: "/",
+	cmd = &exec.Cmd{
+		Path: exe, Args: []string{argv0}, Dir: "/",
 		// The environment is kept for the sake of what the loader needs.
 		Env:         append(os.Environ(), "GOMAXPROCS=1"),
-		ExtraFiles:  []*os.File{r, readyW},
+		ExtraFiles:  append([]*os.File{r, readyW}, extra...),
 		SysProcAttr: proc.Detached(), // no terminal's ^C, no hang-up
+	}
+	if extra != nil {
+		cmd.Stderr = os.Stderr // it may have something to say
 	}
 	err = cmd.Start()
 	readyW.Close()
 	if err != nil {
 		w.Close()
-		return fmt.Errorf("cannot start the clean-up process: %w", err)
+		return nil, nil, fmt.Errorf("cannot start the %s: %w", what, err)
 	}
-	_, err = fmt.Fprintln(w, hello)
+	_, err = fmt.Fprintln(w, greeting)
 	if err == nil {
 		answer := make([]byte, len(ready))
 		_ = readyR.SetReadDeadline(time.Now().Add(10 * time.Second))
@@ -106,18 +128,10 @@ func start() error {
 		w.Close()
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
-		return fmt.Errorf("the clean-up process did not start (it is this program executed again; "+
-			"is the main program not written in Go?): %w: %w", errors.ErrUnsupported, err)
+		return nil, nil, fmt.Errorf("the %s did not start (it is this program executed again; "+
+			"is the main program not written in Go?): %w: %w", what, errors.ErrUnsupported, err)
 	}
-	cleaner.pipe, cleaner.cmd, cleaner.begun = w, cmd, time.Now()
-	if cleaner.leases == nil {
-		cleaner.leases = map[string]uint64{}
-	}
-	for dir, id := range cleaner.leases {
-		write(dir, id)
-	}
-	go wait(cmd, w)
-	return nil
+	return w, cmd, nil
 }
 
 // wait reaps the clean-up process and starts another if it was killed; not at
