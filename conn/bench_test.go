@@ -134,3 +134,32 @@ func BenchmarkConnect(b *testing.B) {
 		c.Close()
 	}
 }
+
+// BenchmarkOverhead is what a message costs beside the system's part of it.
+func BenchmarkOverhead(b *testing.B) {
+	p := make([]byte, 64)
+	frame := append(appendHead(nil, 64), p...)
+	b.Run("SendBytes", func(b *testing.B) {
+		c := newConn(&fakeConn{out: io.Discard}, 64)
+		b.ReportAllocs()
+		for b.Loop() {
+			if err := c.SendBytes(p); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("AppendBytes", func(b *testing.B) {
+		c := newConn(&fakeConn{in: readerFunc(func(p []byte) (int, error) { return copy(p, frame), nil })}, 64)
+		buf := make([]byte, 0, 64)
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := c.AppendBytes(buf); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+type readerFunc func(p []byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }

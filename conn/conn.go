@@ -147,7 +147,7 @@ func (c *Conn) RecvBytesInto(p []byte) (n int, err error) {
 
 // half is what the two directions have alike: whose turn it is, and until when.
 type half struct {
-	turn chan struct{} // holds one element while somebody has the turn
+	turn turn
 	set  func(time.Time) error
 
 	mu       sync.Mutex
@@ -156,7 +156,42 @@ type half struct {
 }
 
 func newHalf(set func(time.Time) error) half {
-	return half{turn: make(chan struct{}, 1), set: set}
+	return half{turn: turn{wake: make(chan struct{}, 1)}, set: set}
+}
+
+// turn is a mutex for which one can wait until a context ends.
+type turn struct {
+	taken   atomic.Bool
+	waiters atomic.Int32
+	wake    chan struct{} // holds one element if a waiter should look again
+}
+
+// take returns false if done was closed first.
+func (t *turn) take(done <-chan struct{}) bool {
+	if t.taken.CompareAndSwap(false, true) {
+		return true
+	}
+	// Before looking again: give looks for waiters after it has given.
+	t.waiters.Add(1)
+	defer t.waiters.Add(-1)
+	for !t.taken.CompareAndSwap(false, true) {
+		select {
+		case <-t.wake:
+		case <-done:
+			return false
+		}
+	}
+	return true
+}
+
+func (t *turn) give() {
+	t.taken.Store(false)
+	if t.waiters.Load() > 0 {
+		select {
+		case t.wake <- struct{}{}:
+		default:
+		}
+	}
 }
 
 func (h *half) setDeadline(t time.Time) error {
@@ -184,15 +219,13 @@ func (h *half) enter(ctx context.Context) (*watch, error) {
 	if ctx.Done() == nil {
 		// Whoever has the turn gives it up when the Conn is closed or the
 		// deadline is over.
-		h.turn <- struct{}{}
+		h.turn.take(nil)
 		return nil, nil
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	select {
-	case h.turn <- struct{}{}:
-	case <-ctx.Done():
+	if !h.turn.take(ctx.Done()) {
 		return nil, ctx.Err()
 	}
 	w := &watch{ctx: ctx, done: make(chan struct{})}
@@ -219,6 +252,6 @@ func (h *half) leave(w *watch, err error) error {
 			err = w.ctx.Err()
 		}
 	}
-	<-h.turn
+	h.turn.give()
 	return err
 }

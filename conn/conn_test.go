@@ -90,7 +90,7 @@ func calls(c *Conn) map[string]func(ctx context.Context) error {
 
 // busy waits until a call has the turn. The Conn tells nobody, so it asks.
 func busy(c *Conn) {
-	for len(c.in.turn) == 0 && len(c.out.turn) == 0 {
+	for !c.in.turn.taken.Load() && !c.out.turn.taken.Load() {
 		runtime.Gosched()
 	}
 }
