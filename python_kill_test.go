@@ -26,8 +26,8 @@ func TestKillTracker(t *testing.T) {
 	tests := map[string]func(t *testing.T, point string){
 		"pytracker:started": func(t *testing.T, point string) {
 			p := dies(t, point, "exit", "none")
-			if status := p.Wait(); status != 1 || !strings.Contains(p.Stderr(), "tracker did not start") {
-				t.Errorf("status %d: %s", status, p.Stderr())
+			if status, stderr := p.WaitAll(); status != 1 || !strings.Contains(stderr, "tracker did not start") {
+				t.Errorf("status %d: %s", status, stderr)
 			}
 		},
 		"pytracker:registered": func(t *testing.T, point string) {
