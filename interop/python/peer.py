@@ -12,6 +12,7 @@ multiprocessing.shared_memory, as any program of a user would.
   {"op": "close"}, {"op": "unlink"}
   {"op": "unregister", "name": "x"}            tell our tracker to forget it
   {"op": "lists", "steps": [["set", "b", 0, ["int", "1"]], ...]}
+  {"op": "managers", "steps": [["connect", "m", "/tmp/socket", "6b6579"], ...]}
   {"op": "exit"}                               as a program ends, tracker and all
 
 "block": "b" chooses among several blocks of one process. An exception is
@@ -21,6 +22,9 @@ answered with {"error": its class, "errno": ..., "message": ...}.
 word, and answers with {"results": [[value], ...]}; an exception in one of them
 is ["error", its class] in its place. Values travel as [type, text], exact to
 the bit; see pack.
+
+"managers" does many things to SharedMemoryManagers in the same way, with plain
+JSON for values; an exception is ["error", its class, its text].
 """
 import json
 import os
@@ -30,6 +34,7 @@ from multiprocessing import shared_memory
 
 blocks = {}
 lists = {}
+managers = {}
 
 
 def describe(shm):
@@ -105,6 +110,76 @@ def step(what, key, *args):
         raise SystemExit("no such step: " + what)
 
 
+def manage(what, key, *args):
+    from multiprocessing import managers as mp
+    if what in ("connect", "start", "serve", "registered", "sync"):
+        address, authkey = args[0], bytes.fromhex(args[1])
+        if isinstance(address, list):
+            address = tuple(address)
+        if what in ("registered", "sync"):
+            base = mp.BaseManager if what == "registered" else mp.SyncManager
+            Base = type("Base", (base,), {})
+            Base.register("Thing", callable=dict)
+            m = Base(address=address, authkey=authkey)
+        else:
+            m = mp.SharedMemoryManager(address=address, authkey=authkey, ctx=context())
+        managers[key] = m
+        if what == "start":
+            m.start()
+        elif what == "serve":
+            # In the foreground of a thread: this one has to answer.
+            import threading
+            server = m.get_server()
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            return show(server.address)
+        else:
+            m.connect()
+        return show(m.address)
+    m = managers[key]
+    if what == "memory":
+        block = m.SharedMemory(args[0])
+        blocks[block.name] = block
+        return block.name
+    if what == "list":
+        sl = m.ShareableList(args[0])
+        lists[sl.shm.name] = sl
+        return sl.shm.name
+    if what == "dispatch":
+        return mp.dispatch(m._Client(m._address, authkey=m._authkey), None, args[0], tuple(args[1:]))
+    if what == "session":
+        # As a proxy does: one connection for one request after the other.
+        c = m._Client(m._address, authkey=m._authkey)
+        answers = [mp.dispatch(c, None, "accept_connection", ("MainProcess",))]
+        for ident, method in args:
+            answers.append(attempt_text(lambda: mp.dispatch(c, ident, method)))
+        c.close()
+        return answers
+    if what == "make":
+        return repr(getattr(m, args[0])(*args[1:]))
+    if what == "shutdown":
+        return m.shutdown()
+    raise SystemExit("no such step: " + what)
+
+
+def context():
+    import multiprocessing
+    # 3.14's modules on an older interpreter lack what their forkserver needs.
+    if sys.version_info < (3, 14) and not hasattr(os, "readinto") and os.name != "nt":
+        return multiprocessing.get_context("fork")
+    return None
+
+
+def show(address):
+    return {"bytes": address.hex()} if isinstance(address, bytes) else address
+
+
+def attempt_text(f):
+    try:
+        return f()
+    except Exception as e:
+        return ["error", type(e).__name__, str(e)]
+
+
 def attempt(f):
     try:
         return f()
@@ -122,6 +197,8 @@ def serve(op, block="", **args):
         return {}
     elif op == "lists":
         return {"results": [attempt(lambda: [step(*s)]) for s in args["steps"]]}
+    elif op == "managers":
+        return {"results": [attempt_text(lambda: [manage(*s)]) for s in args["steps"]]}
     elif op == "exit":
         return {}
 
