@@ -269,19 +269,25 @@ func (b *Block) adopt() error {
 	} else if !ok {
 		return fmt.Errorf("%w: another one is adopting it", ErrOwned)
 	}
-	if mine, err := b.livingOwner(obj.Stat); err != nil || mine {
+	l := lease.For(b.dir)
+	living, dead, err := l.Claims(obj.Stat)
+	if err == nil && living != nil {
+		err = fmt.Errorf("%w: PID %d", ErrOwned, living.PID)
+	}
+	if err != nil {
 		return err
 	}
-	l := lease.For(b.dir)
 	slot, err := l.Record(lease.Record{Name: b.name, ID: b.id})
 	if err != nil {
 		return err
 	}
 	crash.Point("adopt:recorded")
 	// A dead owner's journal may still name it, and its sweeper be at work.
-	if err := l.Disclaim(b.id); err != nil {
-		slot.Forget()
-		return fmt.Errorf("%w: %w", ErrOwned, err)
+	if dead {
+		if err := l.Disclaim(b.id); err != nil {
+			slot.Forget()
+			return fmt.Errorf("%w: %w", ErrOwned, err)
+		}
 	}
 	if _, err := b.lookup(); err != nil {
 		slot.Forget()

@@ -295,6 +295,37 @@ func readOwners(dir string, leases []found) (Owners, error) {
 	return out, err
 }
 
+// Claims says what the leases of other processes say of the block s: which living
+// one owns it, and whether a dead one's journal names it.
+func (l *Lease) Claims(s mem.Stat) (living *Owner, dead bool, err error) {
+	leases, _, err := scan(l.dir, nil)
+	if err != nil {
+		return nil, false, err
+	}
+	// Ours may be long, and knows nothing that its process does not.
+	leases = slices.DeleteFunc(leases, func(f found) bool { return l.Is(f.id) })
+	err = readLeases(l.dir, leases, true, func(o *mem.Object, _ found, h Header, records []slotRecord) error {
+		if o.UID != s.UID && o.UID != 0 {
+			return nil // not its to own
+		}
+		for _, r := range records {
+			if r.ID != s.ID || r.Name != s.Name {
+				continue
+			}
+			alive, err := o.Locked()
+			if err != nil {
+				return err
+			}
+			if dead = dead || !alive; alive {
+				own := ownerOf(h, true)
+				living = &own
+			}
+		}
+		return nil
+	})
+	return living, dead, err
+}
+
 // readLeases calls f with every one of leases that can be opened and read.
 func readLeases(dir string, leases []found, readOnly bool, f func(*mem.Object, found, Header, []slotRecord) error) error {
 	if len(leases) == 0 {
