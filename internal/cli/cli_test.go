@@ -296,7 +296,7 @@ func TestJSONTopic(t *testing.T) {
 			}
 		}
 	}
-	for _, doc := range []any{blockDoc{}, pruned{}, dfDoc{}, finding{}, listDoc{}, itemDoc{}, verifyDoc{}} {
+	for _, doc := range []any{blockDoc{}, pruned{}, dfDoc{}, finding{}, listDoc{}, itemDoc{}, verifyDoc{}, serveDoc{}, servedDoc{}, managedDoc{}} {
 		check(reflect.TypeOf(doc))
 	}
 }

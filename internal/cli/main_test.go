@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"os"
 	"os/exec"
@@ -59,6 +60,15 @@ func init() {
 	})
 }
 
+func init() {
+	// serve ARGS…: shm serve, with signals as main has them.
+	shmtest.Register("serve", func(args []string) int {
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		context.AfterFunc(ctx, stop)
+		return Run(ctx, append([]string{"serve"}, args...), os.Stdin, os.Stdout, os.Stderr)
+	})
+}
+
 // privateDir makes a folder for blocks, in memory where there is such a place,
 // since that is where the command is used.
 func privateDir(t testing.TB) string {
@@ -80,6 +90,8 @@ func privateDir(t testing.TB) string {
 //	owner NAME SIZE   a process creates NAME in $DIR; $OWNER is its PID
 //	holder NAME       a process maps NAME of $DIR; $HOLDER is its PID
 //	crash             kills what these two have started, without warning
+//	serve ARGS…       runs shm serve; $ADDRESS is where, $KEY the file of its key
+//	ended             waits for it to end well; prints what it says then
 //	status N COMMAND  runs a command that must end with that status
 func TestScript(t *testing.T) {
 	noEmulator(t)
@@ -92,7 +104,7 @@ func TestScript(t *testing.T) {
 		t.Fatal(err)
 	}
 	// What a script has started, under a key nobody else has.
-	type started struct{ list []*shmtest.Process }
+	type started struct{ list, servers []*shmtest.Process }
 	key := new(started)
 	start := func(helper, variable string) func(*testscript.TestScript, bool, []string) {
 		return func(ts *testscript.TestScript, neg bool, args []string) {
@@ -134,6 +146,25 @@ func TestScript(t *testing.T) {
 					p.Kill()
 				}
 				s.list = nil
+			},
+			"serve": func(ts *testscript.TestScript, neg bool, args []string) {
+				p := shmtest.Start(t, "serve", append([]string{"--json"}, args...)...)
+				var doc serveDoc
+				ts.Check(json.Unmarshal([]byte(p.Line()), &doc))
+				s := ts.Value(key).(*started)
+				s.servers = append(s.servers, p)
+				ts.Setenv("ADDRESS", doc.Address)
+				ts.Setenv("KEY", doc.AuthKeyFile)
+			},
+			"ended": func(ts *testscript.TestScript, neg bool, args []string) {
+				s := ts.Value(key).(*started)
+				for _, p := range s.servers {
+					ts.Check(ts.Exec("echo", p.Line()))
+					if status, errs := p.WaitAll(); status != 0 {
+						ts.Fatalf("shm serve ended with status %d: %s", status, errs)
+					}
+				}
+				s.servers = nil
 			},
 			"status": func(ts *testscript.TestScript, neg bool, args []string) {
 				err := ts.Exec(args[1], args[2:]...)

@@ -67,6 +67,12 @@ df             {dir, file_system, size, free, inodes, free_inodes,
                 mounts: [{point, used, size}],
                 limits: [{where, max, used, free}],
                 refused_processes, partial}
+serve          a line when it is ready, {address, authkey_file or authkey_env, dir,
+               metrics, pid, python}, and one at its end, {removed: count,
+               missing: [name]}
+manager        ls: {address, blocks: [{name, size}]}, no size: not on this machine;
+               create: B; track: {tracked: [name], failed: [text]}; release:
+               {released: [name], failed: [text]}; shutdown: {address, ended, note}
 doctor         {ok, findings: [{check, level: "ok", "note" or "todo", text, remedy}]}
 version        {version, go, system, revision, time, modified}
 
