@@ -73,6 +73,11 @@ var cases = []struct {
 	{"list-iterate", listIterate},
 	{"list-open", listOpen},
 	{"list-concurrent", listConcurrent},
+	{"conn-64", conn64},
+	{"conn-1mib", connMiB},
+	{"conn-dial", connDial},
+	{"manager-create", managerCreate},
+	{"manager-1000", managerThousand},
 }
 
 // Report is the whole run, as -json prints it.

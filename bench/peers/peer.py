@@ -8,8 +8,12 @@ the usual patch of the tracker's two functions.
 
 import os
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import resource_tracker, shared_memory
+from multiprocessing.connection import Client, Listener
+from multiprocessing.managers import SharedMemoryManager, dispatch
 from multiprocessing.shared_memory import ShareableList, SharedMemory
 
 HAS_TRACK = sys.version_info >= (3, 13)
@@ -126,6 +130,115 @@ def openlist(name, size, n, kw):
     return took
 
 
+KEY = b"the key of these benchmarks"
+SERVERS = {}
+
+
+def address(text):
+    """host:port, or the path of a Unix socket."""
+    host, colon, port = text.rpartition(":")
+    return (host, int(port)) if colon else text
+
+
+def echo(name, size, n, kw):
+    """Serves until the end: short messages go back, an empty one too."""
+    listener = Listener(address(name), authkey=KEY)
+
+    def serve():
+        while True:
+            with listener.accept() as c:
+                try:
+                    while True:
+                        m = c.recv_bytes()
+                        if len(m) <= 64:
+                            c.send_bytes(m)
+                except EOFError:
+                    pass
+
+    threading.Thread(target=serve, daemon=True).start()
+    at = listener.address
+    return at if isinstance(at, str) else "%s:%d" % at
+
+
+def connected(name):
+    """A connection whose first message, which over TCP waits for the kernel's
+    acknowledgement of the handshake's last, has been sent."""
+    c = Client(address(name), authkey=KEY)
+    c.send_bytes(b"")
+    c.recv_bytes()
+    return c
+
+
+def roundtrip(name, size, n, kw):
+    message = bytes(size)
+    with connected(name) as c:
+        start = time.perf_counter_ns()
+        for _ in range(n):
+            c.send_bytes(message)
+            c.recv_bytes()
+        return time.perf_counter_ns() - start
+
+
+def stream(name, size, n, kw):
+    message = bytes(size)
+    with connected(name) as c:
+        start = time.perf_counter_ns()
+        for _ in range(n):
+            c.send_bytes(message)
+        c.send_bytes(b"")
+        c.recv_bytes()
+        return time.perf_counter_ns() - start
+
+
+def manager(name, size, n, kw):
+    SERVERS[name] = SharedMemoryManager(address=name, authkey=KEY)
+    SERVERS[name].start()
+    return name
+
+
+def unmanage(name, size, n, kw):
+    SERVERS.pop(name).shutdown()
+    return name
+
+
+def managed(threads):
+    def verb(name, size, n, kw):
+        smm = SharedMemoryManager(address=name, authkey=KEY)
+        smm.connect()
+
+        def create(_):
+            m = smm.SharedMemory(size)
+            m.close()
+            return m
+
+        with ThreadPoolExecutor(threads) as pool:
+            each = map if threads == 1 else pool.map
+            start = time.perf_counter_ns()
+            blocks = list(each(create, range(n)))
+            took = time.perf_counter_ns() - start
+        for m in blocks:
+            # Removed here, so that our tracker hears of it, whoever's the server
+            # is. That one takes the name off its list before it finds it gone.
+            m.unlink()
+            with Client(name, authkey=KEY) as c:
+                try:
+                    dispatch(c, None, "release_segment", (m.name,))
+                except Exception as e:
+                    if "FileNotFoundError" not in str(e):
+                        raise
+        return took
+
+    return verb
+
+
+def connect(name, size, n, kw):
+    smm = SharedMemoryManager(address=name, authkey=KEY)
+    start = time.perf_counter_ns()
+    for _ in range(n):
+        smm.connect()
+    return time.perf_counter_ns() - start
+
+
 VERBS = {
     "create": create,
     "attach": attach,
@@ -136,6 +249,14 @@ VERBS = {
     "makelist": makelist,
     "sumlist": sumlist,
     "openlist": openlist,
+    "echo": echo,
+    "roundtrip": roundtrip,
+    "stream": stream,
+    "manager": manager,
+    "unmanage": unmanage,
+    "managed": managed(1),
+    "managed16": managed(16),
+    "connect": connect,
 }
 
 for line in sys.stdin:
