@@ -103,6 +103,10 @@ func (m *Manager) Track(ctx context.Context, b *shm.Block) error {
 		return err
 	}
 	defer c.Close()
+	// It has to be ours before the server hears of it.
+	if err := b.Adopt(); err != nil {
+		return err
+	}
 	return m.track(ctx, c, b)
 }
 
@@ -172,8 +176,8 @@ func (m *Manager) Release(ctx context.Context, name string) error {
 // Shutdown has the manager remove all of its blocks and end, and waits for that
 // if this process started it. Any client may call it.
 //
-// The error names blocks that were not there to be removed, with fs.ErrNotExist;
-// the manager has ended nevertheless. (One of Python's stops at the first of
+// The error is a *[MissingError] if blocks were not there to be removed; the
+// manager has ended nevertheless. (One of Python's stops at the first of
 // them, and does not end: the error then is a [RemoteError].)
 func (m *Manager) Shutdown(ctx context.Context) error {
 	if m.server != nil {

@@ -147,14 +147,21 @@ func Serve(ctx context.Context, opts *Options, ready func(*Manager)) error {
 //
 // Errors: conn.ErrAuth for a wrong key, and those of [conn.Dial].
 func Connect(ctx context.Context, address string, authKey []byte) (*Manager, error) {
-	if len(authKey) == 0 {
+	return Open(ctx, &Options{Address: address, AuthKey: authKey})
+}
+
+// Open is [Connect] with more choices: of Options, Conn says how to connect, and
+// Dir where Create makes its blocks, which has to be the server's. What concerns
+// servers is ignored.
+func Open(ctx context.Context, opts *Options) (*Manager, error) {
+	if opts == nil || len(opts.AuthKey) == 0 {
 		return nil, errors.New("manager: connecting needs the server's authentication key")
 	}
-	o, err := (&Options{Address: address, AuthKey: authKey}).defaults()
+	o, err := opts.defaults()
 	if err != nil {
 		return nil, err
 	}
-	m := &Manager{opts: o, address: address}
+	m := &Manager{opts: o, address: o.Address}
 	if _, err := m.call(ctx, methodDummy); err != nil {
 		return nil, err
 	}

@@ -575,8 +575,8 @@ func TestTrack(t *testing.T) {
 	if err := m.Track(t.Context(), b); runtime.GOOS != "windows" && !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a block without a name: %v", err)
 	}
-	if got := names(t, m); !slices.Equal(got, []string{b.Name()}) {
-		t.Errorf("blocks %q", got) // as Python does, it takes the name as it is
+	if got := names(t, m); runtime.GOOS != "windows" && len(got) != 0 {
+		t.Errorf("the manager has heard of it: %q", got)
 	}
 	if err := m.Release(t.Context(), b.Name()); runtime.GOOS != "windows" && !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("releasing it: %v", err)

@@ -85,11 +85,7 @@ func helperConnect(args []string) (*manager.Manager, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := manager.Connect(context.Background(), args[0], key)
-	if err != nil {
-		return nil, err
-	}
-	return manager.InDir(m, args[2]), nil
+	return manager.Open(context.Background(), &manager.Options{Address: args[0], AuthKey: key, Dir: args[2]})
 }
 
 // alone returns a directory for the test's own blocks.

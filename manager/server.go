@@ -36,6 +36,11 @@ type server struct {
 	done     chan struct{} // closed when everything is over
 }
 
+// maxPending is more than a Listener's own default, as each request is a
+// connection: when many clients come at once on a busy machine, honest ones take
+// longer than the second after which it may close them for others.
+const maxPending = 1024
+
 func listen(o *Options) (*server, error) {
 	s := &server{
 		opts:   *o,
@@ -44,6 +49,9 @@ func listen(o *Options) (*server, error) {
 		done:  make(chan struct{}),
 	}
 	co := o.Conn
+	if co.MaxPending == 0 {
+		co.MaxPending = maxPending
+	}
 	if co.MaxFrame == 0 || co.MaxFrame > o.MaxRequest {
 		co.MaxFrame = o.MaxRequest // no memory for what would be refused
 	}
@@ -83,6 +91,9 @@ func (s *server) serve() {
 		closing := s.closing
 		s.mu.Unlock()
 		if over || closing {
+			if s.opts.Conn.Refused != nil {
+				s.opts.Conn.Refused(c.RemoteAddr(), conn.ErrBusy)
+			}
 			_ = c.Close()
 		}
 	}
@@ -447,12 +458,22 @@ func (s *server) shutdown() error {
 	return missingError(missing)
 }
 
-// missingError reports blocks that shutdown did not find.
+// MissingError reports blocks that a manager was to remove and that were gone,
+// or another's by then. It is an fs.ErrNotExist.
+type MissingError struct{ Names []string }
+
+func (e *MissingError) Error() string {
+	return "blocks that were gone, or are another's by now: " + strings.Join(e.Names, ", ")
+}
+
+// Unwrap returns fs.ErrNotExist.
+func (e *MissingError) Unwrap() error { return fs.ErrNotExist }
+
 func missingError(names []string) error {
 	if len(names) == 0 {
 		return nil
 	}
-	return fmt.Errorf("blocks that were gone, or are another's by now: %s: %w", strings.Join(names, ", "), fs.ErrNotExist)
+	return &MissingError{names}
 }
 
 // Stats is what a server has done and holds.

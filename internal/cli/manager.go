@@ -490,29 +490,28 @@ func newManagerShutdown(a *app, f *managerFlags) *cobra.Command {
 		Args:    exactly(0, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			doc := struct {
-				Address string `json:"address"`
-				Ended   bool   `json:"ended"`
-				Note    string `json:"note,omitempty"`
+				Address string   `json:"address"`
+				Ended   bool     `json:"ended"`
+				Missing []string `json:"missing,omitempty"`
 			}{Address: f.address, Ended: true}
 			err := f.with(cmd.Context(), func(ctx context.Context, m *manager.Manager) error {
 				err := m.Shutdown(ctx)
 				remote, isRemote := errors.AsType[*manager.RemoteError](err)
+				missing, isMissing := errors.AsType[*manager.MissingError](err)
 				switch {
 				case isRemote && strings.HasPrefix(remote.Text, "FileNotFoundError"):
 					// Python's stops at the first block that is missing, but takes it off
 					// its list.
 					return hint(fmt.Errorf("one of its blocks was gone, and it has not ended: %w", err), "the same again")
-				case errors.Is(err, fs.ErrNotExist):
-					doc.Note = err.Error() // it has ended nevertheless
+				case isMissing:
+					doc.Missing = missing.Names // it has ended nevertheless
+					fmt.Fprintln(a.stderr, "note:", oneLine(missing.Error()))
 					return nil
 				}
 				return err
 			})
 			if err != nil {
 				return err
-			}
-			if doc.Note != "" {
-				fmt.Fprintln(a.stderr, "note:", oneLine(doc.Note))
 			}
 			if a.json {
 				return a.writeJSON(doc)

@@ -72,7 +72,7 @@ serve          a line when it is ready, {address, authkey_file or authkey_env, d
                missing: [name]}
 manager        ls: {address, blocks: [{name, size}]}, no size: not on this machine;
                create: B; track: {tracked: [name], failed: [text]}; release:
-               {released: [name], failed: [text]}; shutdown: {address, ended, note}
+               {released: [name], failed: [text]}; shutdown: {address, ended, missing}
 doctor         {ok, findings: [{check, level: "ok", "note" or "todo", text, remedy}]}
 version        {version, go, system, revision, time, modified}
 
