@@ -151,6 +151,11 @@ func TestContextWakes(t *testing.T) {
 				go func() { results <- calls(a)[name](ctx) }()
 			}
 			busy(a)
+			if strings.HasPrefix(name, "Send") { // has begun, and cannot end
+				if _, err := io.ReadFull(b.nc, make([]byte, 1)); err != nil {
+					t.Fatal(err)
+				}
+			}
 			cancel()
 			for range 2 {
 				if err := <-results; !errors.Is(err, context.Canceled) {

@@ -13,7 +13,6 @@ import (
 
 	"github.com/sharedmem/shm"
 	"github.com/sharedmem/shm/conn"
-	"github.com/sharedmem/shm/internal/shmtest"
 	"github.com/sharedmem/shm/manager"
 )
 
@@ -97,7 +96,7 @@ func TestServerMessages(t *testing.T) {
 	} {
 		t.Run(tt.request, func(t *testing.T) {
 			// No block of these names may be there, whatever else runs here.
-			m := start(t, &manager.Options{Dir: shmtest.TempDir(t)})
+			m := start(t, &manager.Options{Dir: ownDir(t)})
 			for _, name := range tt.tracked {
 				b := exchange(t, m, request(t, nil, "track_segment", name))
 				if !bytes.Equal(b, messages["rep_none"]) {
@@ -238,7 +237,7 @@ func TestClientMessages(t *testing.T) {
 	// As a server of Python's it hangs up after that, and is alive.
 	s.says <- messages["rep_none"]
 	s.says <- messages["rep_none"]
-	b, err := shm.Create(first, 10, &shm.CreateOptions{Dir: shmtest.TempDir(t)})
+	b, err := shm.Create(first, 10, &shm.CreateOptions{Dir: ownDir(t)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -32,7 +32,7 @@ type Options struct {
 
 	// Process serves in a process of its own, which lives on when this one
 	// crashes, until Shutdown or a signal ends it. It is this program, executed
-	// again.
+	// again. errors.ErrUnsupported on Windows.
 	Process bool
 
 	// RequestTimeout is how long a connection may take to send its request, and

@@ -23,6 +23,14 @@ import (
 	"github.com/sharedmem/shm/manager"
 )
 
+// ownDir is a directory for blocks of this test alone, where the system has such.
+func ownDir(t testing.TB) string {
+	if runtime.GOOS == "windows" {
+		return ""
+	}
+	return shmtest.TempDir(t)
+}
+
 func TestMain(m *testing.M) {
 	shmtest.Sweep = func() { _, _ = shm.Prune() } // for processes that are killed
 	shmtest.Main(m)
@@ -89,12 +97,23 @@ func addresses(t testing.TB) map[string]string {
 	return out
 }
 
+// canStart skips the test where a server has no process of its own.
+func canStart(t *testing.T) {
+	t.Helper()
+	if runtime.GOOS == "windows" {
+		t.Skip("a process is not handed its pipes on Windows")
+	}
+	if os.Getenv("SHM_QEMU") != "" {
+		t.Skip("under an emulator a program cannot execute itself again")
+	}
+}
+
 // modes are the two ways in which a server can run.
 func modes(t *testing.T, f func(t *testing.T, o manager.Options)) {
 	for _, process := range []bool{false, true} {
 		t.Run(fmt.Sprintf("process=%v", process), func(t *testing.T) {
-			if process && runtime.GOOS == "windows" {
-				t.Skip("a process is not handed its pipes on Windows")
+			if process {
+				canStart(t)
 			}
 			f(t, manager.Options{Process: process})
 		})

@@ -237,6 +237,7 @@ func TestServerKilled(t *testing.T) {
 
 // TestProcessKilled kills the server's process; the one that started it lives.
 func TestProcessKilled(t *testing.T) {
+	canStart(t)
 	dir := alone(t)
 	m := start(t, &manager.Options{Dir: dir, Process: true, Address: "unix:@" + shmtest.Name(t)})
 	name := create(t, m, 100).Name()
@@ -264,6 +265,7 @@ func TestProcessKilled(t *testing.T) {
 
 // TestProcessOutlives lets the process die that has started the server's.
 func TestProcessOutlives(t *testing.T) {
+	canStart(t)
 	dir := alone(t)
 	p := shmtest.Start(t, "starter", dir, "unix:@"+shmtest.Name(t))
 	m, err := helperConnect([]string{p.Line(), p.Line(), dir})
@@ -308,6 +310,7 @@ func init() {
 
 // TestTerminated sends the server's process what a service manager sends.
 func TestTerminated(t *testing.T) {
+	canStart(t)
 	dir := alone(t)
 	m := start(t, &manager.Options{Dir: dir, Process: true})
 	info, err := shm.Dir(dir).Stat(create(t, m, 100).Name())
