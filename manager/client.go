@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/sharedmem/shm"
 	"github.com/sharedmem/shm/conn"
@@ -25,14 +27,101 @@ func (m *Manager) dial(ctx context.Context) (*conn.Conn, error) {
 	return c, nil
 }
 
-// call sends one request and returns the answer.
-func (m *Manager) call(ctx context.Context, method string, args ...any) (any, error) {
+// A line is a connection to the server. Servers of ours listen on after their
+// answer, so that a client which goes on asking need not go through the handshake
+// each time; Python's hang up.
+type line struct {
+	*conn.Conn
+	kept bool // it has served before, and may have ended since
+	over bool // it is not to serve again
+}
+
+// Lines that nobody needs are kept for as long as a busy client's pauses last.
+const (
+	maxLines  = 8
+	keepLines = time.Second
+)
+
+// lines are those that are not in use.
+type lines struct {
+	mu      sync.Mutex
+	idle    []*conn.Conn
+	timer   *time.Timer
+	oneShot bool // the server hangs up after each answer
+}
+
+// line returns a connection, a new one if none is idle.
+func (m *Manager) line(ctx context.Context) (*line, error) {
+	m.lines.mu.Lock()
+	if n := len(m.lines.idle); n > 0 {
+		c := m.lines.idle[n-1]
+		m.lines.idle = m.lines.idle[:n-1]
+		m.lines.mu.Unlock()
+		return &line{Conn: c, kept: true}, nil
+	}
+	m.lines.mu.Unlock()
+	c, err := m.dial(ctx)
+	return &line{Conn: c}, err
+}
+
+// leave is the end of a line's use.
+func (m *Manager) leave(l *line) {
+	m.lines.mu.Lock()
+	defer m.lines.mu.Unlock()
+	if l.over || m.lines.oneShot || len(m.lines.idle) >= maxLines {
+		_ = l.Close()
+		return
+	}
+	m.lines.idle = append(m.lines.idle, l.Conn)
+	if m.lines.timer == nil {
+		m.lines.timer = time.AfterFunc(keepLines, m.hangUp)
+	}
+	m.lines.timer.Reset(keepLines)
+}
+
+// hangUp closes the lines that nobody uses.
+func (m *Manager) hangUp() {
+	m.lines.mu.Lock()
+	defer m.lines.mu.Unlock()
+	for _, c := range m.lines.idle {
+		_ = c.Close()
+	}
+	m.lines.idle = nil
+}
+
+// request sends a request and returns the answer, over a new connection if the
+// line has ended meanwhile.
+func (m *Manager) request(ctx context.Context, l *line, method string, args ...any) (any, error) {
+	v, err := m.ask(ctx, l.Conn, method, args...)
+	_, answered := errors.AsType[*RemoteError](err)
+	if err == nil || answered {
+		return v, err
+	}
+	l.over = true
+	if !l.kept || ctx.Err() != nil {
+		return nil, err
+	}
+	// A server that does not listen on has not read the request either.
+	_ = l.Close()
+	m.lines.mu.Lock()
+	m.lines.oneShot = true
+	m.lines.mu.Unlock()
 	c, err := m.dial(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer c.Close()
-	return m.ask(ctx, c, method, args...)
+	*l = line{Conn: c}
+	return m.request(ctx, l, method, args...)
+}
+
+// call sends one request and returns the answer.
+func (m *Manager) call(ctx context.Context, method string, args ...any) (any, error) {
+	l, err := m.line(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer m.leave(l)
+	return m.request(ctx, l, method, args...)
 }
 
 func (m *Manager) ask(ctx context.Context, c *conn.Conn, method string, args ...any) (any, error) {
@@ -58,16 +147,16 @@ func (m *Manager) ask(ctx context.Context, c *conn.Conn, method string, args ...
 // Errors: those of [shm.Create] and of the connection. There is no block then.
 func (m *Manager) Create(ctx context.Context, size int) (*shm.Block, error) {
 	// Who cannot connect need not create anything.
-	c, err := m.dial(ctx)
+	l, err := m.line(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer c.Close()
+	defer m.leave(l)
 	b, err := shm.Create("", size, &shm.CreateOptions{Dir: m.opts.Dir})
 	if err != nil {
 		return nil, err
 	}
-	if err := m.track(ctx, c, b); err != nil {
+	if err := m.track(ctx, l, b); err != nil {
 		return nil, errors.Join(err, b.Close(), b.Unlink())
 	}
 	return b, nil
@@ -76,19 +165,19 @@ func (m *Manager) Create(ctx context.Context, size int) (*shm.Block, error) {
 // CreateList makes a list, as [list.Create] does with its defaults, and gives it
 // to the manager, as Create does.
 func (m *Manager) CreateList(ctx context.Context, items []any) (*list.List, error) {
-	c, err := m.dial(ctx)
+	l, err := m.line(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer c.Close()
-	l, err := list.Create("", items, &list.Options{Block: shm.CreateOptions{Dir: m.opts.Dir}})
+	defer m.leave(l)
+	made, err := list.Create("", items, &list.Options{Block: shm.CreateOptions{Dir: m.opts.Dir}})
 	if err != nil {
 		return nil, err
 	}
-	if err := m.track(ctx, c, l.Block()); err != nil {
-		return nil, errors.Join(err, l.Close(), l.Unlink())
+	if err := m.track(ctx, l, made.Block()); err != nil {
+		return nil, errors.Join(err, made.Close(), made.Unlink())
 	}
-	return l, nil
+	return made, nil
 }
 
 // Track gives a block that this process owns, or that nobody owns, to the
@@ -98,22 +187,23 @@ func (m *Manager) CreateList(ctx context.Context, items []any) (*list.List, erro
 // Errors: shm.ErrOwned if another process owns it, fs.ErrNotExist if its name is
 // gone, and those of the connection.
 func (m *Manager) Track(ctx context.Context, b *shm.Block) error {
-	c, err := m.dial(ctx)
+	l, err := m.line(ctx)
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer m.leave(l)
 	// It has to be ours before the server hears of it.
 	if err := b.Adopt(); err != nil {
 		return err
 	}
-	return m.track(ctx, c, b)
+	return m.track(ctx, l, b)
 }
 
-func (m *Manager) track(ctx context.Context, c *conn.Conn, b *shm.Block) error {
-	if _, err := m.ask(ctx, c, methodTrack, b.Name()); err != nil {
+func (m *Manager) track(ctx context.Context, l *line, b *shm.Block) error {
+	if _, err := m.request(ctx, l, methodTrack, b.Name()); err != nil {
 		return err
 	}
+	l.over = true // until the server has said that it has the block
 	crash.Point("manager:tracked")
 	if m.server != nil {
 		return b.Adopt() // nothing to do for what this process has made
@@ -127,8 +217,9 @@ func (m *Manager) track(ctx context.Context, c *conn.Conn, b *shm.Block) error {
 	}
 	crash.Point("manager:disowned")
 	// A server of ours says when it has it; Python's has hung up before.
-	if c.SendBytesContext(ctx, nil) == nil {
-		if _, err := c.RecvBytesContext(ctx); err == nil {
+	if l.SendBytesContext(ctx, nil) == nil {
+		if _, err := l.RecvBytesContext(ctx); err == nil {
+			l.over = false
 			return nil
 		}
 	}
@@ -180,6 +271,7 @@ func (m *Manager) Release(ctx context.Context, name string) error {
 // manager has ended nevertheless. (One of Python's stops at the first of
 // them, and does not end: the error then is a [RemoteError].)
 func (m *Manager) Shutdown(ctx context.Context) error {
+	defer m.hangUp()
 	if m.server != nil {
 		err := m.server.shutdown()
 		return errors.Join(err, m.wait(ctx))

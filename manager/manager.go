@@ -81,13 +81,14 @@ func (o *Options) defaults() (Options, error) {
 }
 
 // Manager is a client of a manager's server, which may be this process's own.
-// Its methods may be called by several goroutines at once; each makes a
-// connection of its own, as Python's clients do.
+// Its methods may be called by several goroutines at once; each has a
+// connection of its own, which is kept for a second if the server is ours.
 type Manager struct {
 	opts    Options
 	address string
 	server  *server  // in this process
 	child   *process // started by us
+	lines   lines
 }
 
 // Start starts a manager: a server that keeps a list of blocks, owns them, and

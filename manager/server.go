@@ -144,8 +144,8 @@ func cut(c *conn.Conn, leaving bool) {
 	_ = c.SetReadDeadline(soon)
 }
 
-// handle answers one connection: one request, as Python's clients make a
-// connection for each; or, after accept_connection, requests until its end.
+// handle answers one connection, until its client hangs up or is silent for too
+// long. Python's clients make one for each request.
 func (s *server) handle(c *conn.Conn) {
 	defer s.handlers.Done()
 	defer func() {
@@ -154,33 +154,39 @@ func (s *server) handle(c *conn.Conn) {
 		delete(s.conns, c)
 		s.mu.Unlock()
 	}()
-	s.await(c, s.opts.RequestTimeout, false)
-	r, ok := s.request(c)
-	if !ok {
-		return
-	}
-	tracked, session := s.answer(c, r)
-	switch {
-	case session:
-		s.session(c)
-	case tracked != nil:
+	for first := true; ; first = false {
+		s.await(c, s.opts.RequestTimeout, false)
+		r, ok := s.request(c, first)
+		if !ok {
+			return
+		}
+		tracked, session := s.answer(c, r)
+		if session {
+			s.session(c)
+			return
+		}
+		if tracked == nil {
+			continue
+		}
 		// A client of ours owns the block until it has our answer. Then it gives it
 		// up, and sends an empty message or dies: the block is for us to take. When
 		// we have it we say so in the same way. Python's clients just hang up.
 		s.await(c, s.opts.RequestTimeout, true)
 		_, err := c.RecvBytes()
-		if s.adopt(tracked) && err == nil {
-			_ = c.SendBytes(nil)
+		if !s.adopt(tracked) || err != nil || c.SendBytes(nil) != nil {
+			return
 		}
 	}
 }
 
-// request receives a connection's request. If it is none, the peer is told so,
-// and ok is false.
-func (s *server) request(c *conn.Conn) (r request, ok bool) {
+// request receives a request. If it is none, the peer is told so, and ok is
+// false. Of one that has had answers before, silence is no fault.
+func (s *server) request(c *conn.Conn, first bool) (r request, ok bool) {
 	b, err := c.RecvBytes()
 	text := ""
 	switch {
+	case !first && errors.Is(err, os.ErrDeadlineExceeded):
+		return r, false
 	case err == nil:
 		if r, err = parseRequest(b, s.opts.MaxRequest); err == nil {
 			return r, true
@@ -211,7 +217,7 @@ func (s *server) isStopped() bool {
 func (s *server) session(c *conn.Conn) {
 	for {
 		s.await(c, 0, false) // a program may think as long as it likes
-		r, ok := s.request(c)
+		r, ok := s.request(c, false)
 		if !ok {
 			return
 		}
