@@ -99,7 +99,7 @@ func (r *Result) perSecond(what string) {
 
 // managerCreate is a block through a manager.
 func managerCreate(ctx context.Context, e *env) (_ *Result, err error) {
-	r := &Result{Title: "manager: Create 4 KiB", Text: `Connecting with the key, creating the block, having the server track it, and closing it here; one after the other, or 16 goroutines or threads of one client at once; the server in another process. Removing them is not in the figure: the client has the
+	r := &Result{Title: "manager: Create 4 KiB", Text: `Creating the block, having the server track it, and closing it here; one after the other, or 16 goroutines or threads of one client at once; the server in another process. CPython connects with the key for each; a client of ours keeps its connection to a server of ours. Removing them is not in the figure: the client has the
 server release all of them after each round. Our server owns a block when our client's Create returns, so that neither's death loses it; CPython's only knows its name. A client of ours says so to CPython's server as well and sees that it does not own the
 block, which takes it a connection more; there is no target for that.`}
 	servers, stop, err := startManagers(ctx, e)
@@ -154,8 +154,11 @@ without a digest: what is left then is the kernel's and the Go scheduler's.`}
 	}
 	ways := pairs(servers, "connect", 0, func(m *manager.Manager) func(int) (time.Duration, error) {
 		return loop("", func() error {
-			_, err := manager.Connect(ctx, m.Address(), authKey)
-			return err
+			m, err := manager.Connect(ctx, m.Address(), authKey)
+			if err != nil {
+				return err
+			}
+			return m.Close()
 		}).run
 	})
 	ways = append(ways, loop("a bare socket, Go and Go", func() error {

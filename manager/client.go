@@ -264,6 +264,14 @@ func (m *Manager) Release(ctx context.Context, name string) error {
 	return err
 }
 
+// Close ends the client's connections to the server; the manager and its blocks
+// stay. A client that is dropped loses them by itself, a second after its last
+// request; one that is used again makes new ones.
+func (m *Manager) Close() error {
+	m.hangUp()
+	return nil
+}
+
 // Shutdown has the manager remove all of its blocks and end, and waits for that
 // if this process started it. Any client may call it.
 //

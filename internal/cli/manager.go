@@ -219,6 +219,7 @@ func (f *managerFlags) with(ctx context.Context, do func(context.Context, *manag
 	defer cancel()
 	m, err := manager.Connect(timed, f.address, key.bytes)
 	if err == nil {
+		defer m.Close()
 		err = do(timed, m)
 	}
 	return f.explain(err)
