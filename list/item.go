@@ -10,7 +10,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/sharedmem/shm"
-	"github.com/sharedmem/shm/internal/layout"
 )
 
 // kind is what an item is to Python.
@@ -341,24 +340,4 @@ func equalFloat(v *value, f float64) bool {
 		return f >= 1<<63 && f < 1<<64 && uint64(f) == v.word
 	}
 	return f >= -1<<63 && f < 1<<63 && int64(f) == int64(v.number())
-}
-
-// repr writes the value as Python's repr does.
-func (v *value) repr() string {
-	switch v.kind {
-	case kindInt:
-		return strconv.FormatInt(int64(v.word), 10)
-	case kindFloat:
-		return layout.PyReprFloat(math.Float64frombits(v.word))
-	case kindBool:
-		if v.word&boolMask != 0 {
-			return "True"
-		}
-		return "False"
-	case kindText:
-		return layout.PyRepr(v.s + string(v.b))
-	case kindBytes:
-		return layout.PyReprBytes(v.b)
-	}
-	return "None"
 }

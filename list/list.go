@@ -330,12 +330,11 @@ func (l *List) String() string {
 		if i > 0 {
 			s.WriteString(", ")
 		}
-		v, err := valueOf(item)
-		if err != nil { // the item is the error
-			fmt.Fprintf(&s, "<%v>", item)
+		if err, ok := item.(error); ok {
+			fmt.Fprintf(&s, "<%v>", err)
 			continue
 		}
-		s.WriteString(v.repr())
+		s.WriteString(layout.PyReprItem(item))
 	}
 	fmt.Fprintf(&s, "], name=%s)", layout.PyRepr(l.block.Name()))
 	return s.String()

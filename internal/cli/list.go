@@ -18,6 +18,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/sharedmem/shm"
+	"github.com/sharedmem/shm/internal/layout"
 	"github.com/sharedmem/shm/list"
 )
 
@@ -385,7 +386,7 @@ func (t *itemTable) item(_ *list.List, i int, v any) error {
 	if err, ok := v.(error); ok {
 		kind, text, color = "?", itemError(err), red
 	} else {
-		kind, text = typeOf(v).String(), repr(v)
+		kind, text = typeOf(v).String(), layout.PyReprItem(v)
 	}
 	if t.room > 0 {
 		text = clipped(text, t.room)
@@ -528,7 +529,7 @@ func bare(v any, terminal bool) string {
 			return v + "\n"
 		}
 	}
-	return repr(v) + "\n"
+	return layout.PyReprItem(v) + "\n"
 }
 
 func (a *app) setItem(dir shm.Dir, name, index, text string, as itemType) error {

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/sharedmem/shm"
+	"github.com/sharedmem/shm/internal/layout"
 	"github.com/sharedmem/shm/internal/shmtest"
 	"github.com/sharedmem/shm/list"
 )
@@ -73,8 +74,8 @@ func FuzzItem(f *testing.F) {
 			if err != nil {
 				continue
 			}
-			if back, err := parseItem(repr(v), byLook); err != nil || repr(back) != repr(v) || typeOf(back) != typeOf(v) {
-				t.Errorf("%#v, printed as %s, is %#v, %v", v, repr(v), back, err)
+			if back, err := parseItem(layout.PyReprItem(v), byLook); err != nil || layout.PyReprItem(back) != layout.PyReprItem(v) || typeOf(back) != typeOf(v) {
+				t.Errorf("%#v, printed as %s, is %#v, %v", v, layout.PyReprItem(v), back, err)
 			}
 			value, err := jsonValue(v)
 			if err != nil {
@@ -85,7 +86,7 @@ func FuzzItem(f *testing.F) {
 				t.Fatal(err)
 			}
 			back, err := readItems(strings.NewReader("[" + string(doc) + "]"))
-			if err != nil || repr(back[0]) != repr(v) || typeOf(back[0]) != typeOf(v) {
+			if err != nil || layout.PyReprItem(back[0]) != layout.PyReprItem(v) || typeOf(back[0]) != typeOf(v) {
 				t.Errorf("%#v, in JSON %s, is %#v, %v", v, doc, back, err)
 			}
 		}

@@ -68,26 +68,6 @@ func parseLayout(s string) (list.Layout, error) {
 	return 0, fmt.Errorf("%q is not 3.9, which all later ones read as well, or 3.8", s)
 }
 
-// repr writes an item as Python does.
-func repr(v any) string {
-	switch v := v.(type) {
-	case int64:
-		return strconv.FormatInt(v, 10)
-	case float64:
-		return layout.PyReprFloat(v)
-	case bool:
-		if v {
-			return "True"
-		}
-		return "False"
-	case string:
-		return layout.PyRepr(v)
-	case []byte:
-		return layout.PyReprBytes(v)
-	}
-	return "None"
-}
-
 var (
 	// What Python takes for a number, but for underscores and other bases than
 	// ten: too much that is no number looks so.

@@ -101,3 +101,24 @@ func PyReprFloat(f float64) string {
 	}
 	return s
 }
+
+// PyReprItem writes an item of a list, as Go has it, as Python's repr does:
+// int64, float64, bool, string, []byte or nil.
+func PyReprItem(v any) string {
+	switch v := v.(type) {
+	case int64:
+		return strconv.FormatInt(v, 10)
+	case float64:
+		return PyReprFloat(v)
+	case bool:
+		if v {
+			return "True"
+		}
+		return "False"
+	case string:
+		return PyRepr(v)
+	case []byte:
+		return PyReprBytes(v)
+	}
+	return "None"
+}
