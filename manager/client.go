@@ -185,18 +185,27 @@ func (m *Manager) CreateList(ctx context.Context, items []any) (*list.List, erro
 // options of one's own.
 //
 // Errors: shm.ErrOwned if another process owns it, fs.ErrNotExist if its name is
-// gone, and those of the connection.
+// gone, and those of the connection. The block is whose it was then.
 func (m *Manager) Track(ctx context.Context, b *shm.Block) error {
 	l, err := m.line(ctx)
 	if err != nil {
 		return err
 	}
 	defer m.leave(l)
+	before, err := shm.Dir(b.Ref().Dir).Stat(b.Name())
+	if err != nil {
+		return err
+	}
 	// It has to be ours before the server hears of it.
 	if err := b.Adopt(); err != nil {
 		return err
 	}
-	return m.track(ctx, l, b)
+	err = m.track(ctx, l, b)
+	if err != nil && !before.Owner.Alive {
+		// Nobody's, and perhaps meant to stay: it must not go with us.
+		err = errors.Join(err, b.Disown())
+	}
+	return err
 }
 
 func (m *Manager) track(ctx context.Context, l *line, b *shm.Block) error {

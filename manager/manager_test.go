@@ -601,3 +601,31 @@ func TestTrack(t *testing.T) {
 		t.Errorf("releasing it: %v", err)
 	}
 }
+
+// TestTrackFails leaves a block as it was, if nobody hears of it.
+func TestTrackFails(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("nobody owns blocks there")
+	}
+	m := start(t, &manager.Options{MaxBlocks: 1})
+	first, err := m.Create(t.Context(), 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	for _, lifetime := range []shm.Lifetime{shm.Owned, shm.Persistent} {
+		b, err := shm.Create(shmtest.Name(t), 10, &shm.CreateOptions{Lifetime: lifetime})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer b.Unlink()
+		defer b.Close()
+		if err := m.Track(t.Context(), b); err == nil {
+			t.Error("more blocks than there may be")
+		}
+		info, err := shm.Stat(b.Name())
+		if err != nil || info.Owner.Alive != (lifetime == shm.Owned) {
+			t.Errorf("a block that is %v has the owner %+v now, %v", lifetime, info.Owner, err)
+		}
+	}
+}

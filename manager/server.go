@@ -36,8 +36,8 @@ type server struct {
 	done     chan struct{} // closed when everything is over
 }
 
-// maxPending is more than a Listener's own default, as each request is a
-// connection: when many clients come at once on a busy machine, honest ones take
+// maxPending is more than a Listener's own default, as each request of
+// Python's is a connection: when many clients come at once on a busy machine, honest ones take
 // longer than the second after which it may close them for others.
 const maxPending = 1024
 
@@ -233,8 +233,8 @@ func noObject(r request) string {
 	return fmt.Sprintf("KeyError: %s: this manager holds shared memory only, and no objects", clip(fmt.Sprint(r.ident)))
 }
 
-// answer does what a request asks for. It returns the name of a block that has
-// been tracked, and whether the connection goes on as a session.
+// answer does what a request asks for. It returns a block that has been
+// tracked, and whether the connection goes on as a session.
 func (s *server) answer(c *conn.Conn, r request) (tracked *shm.Block, session bool) {
 	var value any
 	var err error
