@@ -641,8 +641,10 @@ func TestRoom(t *testing.T) {
 		if err := l.SetText(1, "123456789"); !errors.Is(err, list.ErrTooLong) {
 			t.Error(err)
 		}
-		if err := l.Set(0, list.Room(5)); !errors.Is(err, list.ErrType) {
-			t.Error(err)
+		for _, n := range []list.Room{0, 5} {
+			if err := l.Set(0, n); !errors.Is(err, list.ErrType) {
+				t.Errorf("Set to room for %d: %v", n, err)
+			}
 		}
 		for _, n := range []list.Room{-1, 9_999_992} {
 			if _, err := list.Create("", []any{n}, o); !errors.Is(err, list.ErrTooLong) {

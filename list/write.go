@@ -20,7 +20,7 @@ import (
 // Concurrent list ErrBusy. The item is unchanged then.
 func (l *List) Set(i int, v any) error {
 	x, err := valueOf(v)
-	if err == nil && x.room > 0 {
+	if _, ok := v.(Room); ok && err == nil {
 		err = fmt.Errorf("%w: an item's room cannot be changed", ErrType)
 	}
 	if err != nil {
