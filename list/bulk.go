@@ -12,7 +12,7 @@ import (
 
 // Ints copies items i to i+len(dst)-1, which must be ints, into dst. It is safe
 // beside Close and a block that another process makes smaller, and the way to
-// read many: it takes a nanosecond or two for each.
+// read many: it takes a few nanoseconds for each.
 //
 // What others change meanwhile may be seen or not; each item is seen whole.
 //

@@ -145,8 +145,8 @@ func findPointer(t reflect.Type, path string) (string, reflect.Type) {
 }
 
 // StoreRelease is w.Store for which it is enough that everything stored before
-// it is seen by whoever sees v. On amd64, where all stores are so, it takes a
-// plain store, at a tenth of the time of the locked instruction for w.Store.
+// it is seen by whoever sees v. On amd64, where all stores are so, it is a
+// plain store, where w.Store is a locked instruction (docs/decisions.md).
 func StoreRelease(w *atomic.Uint64, v uint64) {
 	if runtime.GOARCH == "amd64" {
 		*(*uint64)(unsafe.Pointer(w)) = v
