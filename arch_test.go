@@ -30,7 +30,7 @@ var layers = [][]string{
 	{"conn", "list", "array", "lock", "ring", "topic"},
 	{"."},
 	{"internal/tracker"},
-	{"internal/lease"},
+	{"internal/lease", "internal/npy"},
 	{"internal/layout", "internal/guard", "internal/pickle"},
 	{"internal/platform/*"},
 	{"internal/crash"}, // lowest, so that a crash point can stand anywhere

@@ -56,6 +56,15 @@ func Words[T ~int64 | ~float64](s []T) []uint64 {
 	return unsafe.Slice((*uint64)(unsafe.Pointer(unsafe.SliceData(s))), len(s))
 }
 
+// Bytes returns the same memory as bytes. T must be free of pointers.
+func Bytes[T any](s []T) []byte {
+	var t T
+	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(s))), uintptr(len(s))*unsafe.Sizeof(t))
+}
+
+// HasPointers reports whether values of type t hold a pointer of this process.
+func HasPointers(t reflect.Type) bool { return pointerFree(t) != nil }
+
 // Offset returns where in b p points. Not ok if *p does not lie wholly in b.
 func Offset[T any](b []byte, p *T) (off int, ok bool) {
 	if len(b) == 0 || p == nil {
