@@ -299,6 +299,82 @@ func (b *Block) adopt() error {
 	return nil
 }
 
+// How blocks go from a manager's clients to its server: see lease.Slot.Offer.
+func init() {
+	lease.Blocks.Offer = func(block any) *lease.Offered { return block.(*Block).offer() }
+	lease.Blocks.Take = takeOffered
+}
+
+func (b *Block) offer() *lease.Offered {
+	if b.anonymous || mem.UnlinkIsNothing {
+		return nil
+	}
+	k := keyOf(b.dir, b.name, b.id)
+	owned.Lock()
+	defer owned.Unlock()
+	own := owned.m[k]
+	if own == nil || own.slot == nil {
+		return nil
+	}
+	return &lease.Offered{
+		Text: own.slot.Offer(),
+		Kept: own.slot.Settle,
+		Given: func() {
+			if own := take(k); own != nil {
+				own.drop(b.name)
+			}
+		},
+	}
+}
+
+// takeOffered is Adopt for what another process offers. It looks at nothing but
+// that one's journal, and does not map the block.
+func takeOffered(dir, name, offer string) *lease.Taken {
+	name, err := cleanName(name)
+	if err != nil || mem.UnlinkIsNothing {
+		return nil
+	}
+	obj, err := mem.Open(dir, name, false)
+	if err != nil {
+		return nil
+	}
+	defer obj.Close()
+	if euid := os.Geteuid(); obj.UID != euid && euid != 0 || obj.Size > mem.SizeMax {
+		return nil
+	}
+	// See adopt.
+	if ok, err := obj.Lock(); !ok || err != nil {
+		return nil
+	}
+	k := keyOf(dir, name, obj.ID)
+	owned.Lock()
+	mine := owned.m[k] != nil
+	owned.Unlock()
+	if mine {
+		return nil
+	}
+	block, l := obj.Stat, lease.For(dir)
+	slot, ok, err := l.Take(block, offer)
+	if !ok || err != nil {
+		return nil
+	}
+	owned.Lock()
+	owned.m[k] = &ownership{slot: slot}
+	owned.Unlock()
+	b := &Block{name: name, dir: dir, size: int(block.Size), id: block.ID}
+	b.guard.Close()
+	return &lease.Taken{
+		Block:     b,
+		Settle:    slot.Settle,
+		Withdrawn: func() bool { return l.Withdrawn(block, offer) },
+		Return: func() {
+			if own := take(k); own != nil {
+				own.drop(name)
+			}
+		},
+	}
+}
+
 // lookup finds the block under its name; fs.ErrNotExist if it is not there.
 func (b *Block) lookup() (mem.Stat, error) {
 	s, err := mem.Lookup(b.dir, b.name)

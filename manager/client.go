@@ -12,6 +12,8 @@ import (
 	"github.com/sharedmem/shm"
 	"github.com/sharedmem/shm/conn"
 	"github.com/sharedmem/shm/internal/crash"
+	"github.com/sharedmem/shm/internal/lease"
+	"github.com/sharedmem/shm/internal/pickle"
 	"github.com/sharedmem/shm/list"
 )
 
@@ -92,7 +94,7 @@ func (m *Manager) hangUp() {
 // request sends a request and returns the answer, over a new connection if the
 // line has ended meanwhile.
 func (m *Manager) request(ctx context.Context, l *line, method string, args ...any) (any, error) {
-	v, err := m.ask(ctx, l.Conn, method, args...)
+	v, err := m.ask(ctx, l, method, args...)
 	_, answered := errors.AsType[*RemoteError](err)
 	if err == nil || answered {
 		return v, err
@@ -124,11 +126,25 @@ func (m *Manager) call(ctx context.Context, method string, args ...any) (any, er
 	return m.request(ctx, l, method, args...)
 }
 
-func (m *Manager) ask(ctx context.Context, c *conn.Conn, method string, args ...any) (any, error) {
-	err := send(ctx, c, method, args...)
+// offered is an argument that goes with a request to a server of ours.
+type offered string
+
+func (m *Manager) ask(ctx context.Context, l *line, method string, args ...any) (any, error) {
+	kwds := pickle.Dict{}
+	if n := len(args) - 1; n >= 0 {
+		if offer, ok := args[n].(offered); ok {
+			args = args[:n]
+			// A connection that has served before is one to ours: Python's servers
+			// hang up after an answer, and never read what comes then.
+			if l.kept && offer != "" {
+				kwds = pickle.Dict{{Key: keyOffer, Value: string(offer)}}
+			}
+		}
+	}
+	err := send(ctx, l.Conn, method, kwds, args...)
 	var b []byte
 	if err == nil {
-		b, err = c.RecvBytesContext(ctx)
+		b, err = l.RecvBytesContext(ctx)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("manager: %s: %w", method, err)
@@ -208,23 +224,75 @@ func (m *Manager) Track(ctx context.Context, b *shm.Block) error {
 	return err
 }
 
+// offering is false in tests of what happens with servers of another making.
+var offering = true
+
+// track has the server track a block that this process owns. The block is ours
+// until the server has said that it has it: see lease.Slot.Offer.
 func (m *Manager) track(ctx context.Context, l *line, b *shm.Block) error {
-	if _, err := m.request(ctx, l, methodTrack, b.Name()); err != nil {
+	var offer *lease.Offered
+	text := ""
+	if m.server == nil && offering {
+		if offer = lease.Blocks.Offer(b); offer != nil {
+			text = offer.Text
+			crash.Point("manager:offered")
+		}
+	}
+	v, err := m.request(ctx, l, methodTrack, b.Name(), offered(text))
+	taken, hungUp := v == true, false
+	if err == nil {
+		crash.Point("manager:tracked")
+		l.over = true // until the server has said that it has the block
+		if m.server != nil {
+			return b.Adopt() // nothing to do for what this process has made
+		}
+		if offer != nil && !l.kept {
+			// It has not been told with the request, but may be one of ours.
+			taken, hungUp, err = m.offer(ctx, l, text)
+		}
+	}
+	if offer != nil {
+		if err == nil && taken {
+			offer.Given()
+			crash.Point("manager:given")
+			l.over = false
+			return nil
+		}
+		offer.Kept()
+	}
+	if err != nil {
 		return err
 	}
-	l.over = true // until the server has said that it has the block
-	crash.Point("manager:tracked")
-	if m.server != nil {
-		return b.Adopt() // nothing to do for what this process has made
+	return m.giveUp(ctx, l, b, hungUp)
+}
+
+// offer tells the server on a connection's first request where the block is. One
+// of Python's has hung up; any other that does has died, and the block is ours.
+func (m *Manager) offer(ctx context.Context, l *line, text string) (taken, hungUp bool, err error) {
+	var b []byte
+	if err = l.SendBytesContext(ctx, []byte(text)); err == nil {
+		b, err = l.RecvBytesContext(ctx)
 	}
-	// The server has its name, and takes it over when we say so or die. Were it
-	// the other way round, a death in between would leave a block that is nobody's.
+	if err == nil {
+		return len(b) == 0, false, nil
+	}
+	_, err = m.call(ctx, methodDummy)
+	return false, true, err
+}
+
+// giveUp leaves the block to a server that only knows its name, and takes it over
+// when we say so or die, or never does, as Python's. Were it the other way round,
+// a death in between would leave a block that is nobody's.
+func (m *Manager) giveUp(ctx context.Context, l *line, b *shm.Block, hungUp bool) error {
 	if err := b.Disown(); errors.Is(err, errors.ErrUnsupported) {
 		return nil // Windows: it stays as long as anybody has it open
 	} else if err != nil {
 		return err
 	}
 	crash.Point("manager:disowned")
+	if hungUp {
+		return nil // a server of Python's does not own its blocks
+	}
 	// A server of ours says when it has it; Python's has hung up before.
 	if l.SendBytesContext(ctx, nil) == nil {
 		if _, err := l.RecvBytesContext(ctx); err == nil {

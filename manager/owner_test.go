@@ -3,12 +3,14 @@
 package manager_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
 	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -16,6 +18,7 @@ import (
 
 	"github.com/sharedmem/shm"
 	"github.com/sharedmem/shm/conn"
+	"github.com/sharedmem/shm/internal/lease"
 	"github.com/sharedmem/shm/internal/shmtest"
 	"github.com/sharedmem/shm/manager"
 )
@@ -24,9 +27,18 @@ import (
 // the tests' own: elsewhere other test programs may sweep before they do.
 
 func init() {
-	// client ADDRESS KEY DIR creates a block and says its name.
+	// client ADDRESS KEY DIR WAY creates a block and says its name, over a connection
+	// that has served before, or a fresh one, or as if the server were Python's.
 	shmtest.Register("client", func(args []string) int {
 		m, err := helperConnect(args)
+		if err == nil {
+			switch args[3] {
+			case fresh:
+				err = m.Close()
+			case plain:
+				manager.Plain()
+			}
+		}
 		if err == nil {
 			var b *shm.Block
 			if b, err = m.Create(context.Background(), 100); err == nil {
@@ -80,6 +92,13 @@ func init() {
 	})
 }
 
+// The ways of the helper "client".
+const (
+	kept  = "kept"
+	fresh = "fresh"
+	plain = "plain"
+)
+
 func helperConnect(args []string) (*manager.Manager, error) {
 	key, err := hex.DecodeString(args[1])
 	if err != nil {
@@ -126,11 +145,17 @@ func sweep(t testing.TB, dir string) (left []string) {
 // TestClientKilled lets a client die that has created a block: the block is the
 // manager's, and stays.
 func TestClientKilled(t *testing.T) {
+	for _, way := range []string{kept, fresh, plain} {
+		t.Run(way, func(t *testing.T) { testClientKilled(t, way) })
+	}
+}
+
+func testClientKilled(t *testing.T, way string) {
 	modes(t, func(t *testing.T, o manager.Options) {
 		dir := alone(t)
 		o.Dir = dir
 		m := start(t, &o)
-		p := shmtest.Start(t, "client", clientArgs(m, dir)...)
+		p := shmtest.Start(t, "client", append(clientArgs(m, dir), way)...)
 		name := p.Line()
 		info, err := shm.Dir(dir).Stat(name)
 		if err != nil || !info.Owner.Alive || info.Owner.PID == p.PID() || info.Owner.PID == os.Getpid() == o.Process {
@@ -185,6 +210,154 @@ func TestClientKilledBefore(t *testing.T) {
 				t.Errorf("after Shutdown there are %q", left)
 			}
 		})
+	}
+}
+
+// TestOffer offers blocks to a server by hand.
+func TestOffer(t *testing.T) {
+	dir := alone(t)
+	p := shmtest.Start(t, "server", dir, "unix:@"+shmtest.Name(t))
+	args := []string{p.Line(), p.Line(), dir}
+	m, err := helperConnect(args)
+	if err != nil {
+		t.Fatal(err)
+	}
+	owner := func(name string) int {
+		t.Helper()
+		info, err := shm.Dir(dir).Stat(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.Owner.PID
+	}
+	for _, tt := range []struct {
+		name   string
+		offer  func(*lease.Offered) string // nil: as it is
+		taken  any // the answer
+		before func(*lease.Offered)
+		after  int // 0: the server's, 1: ours, and tracked, 2: ours, and not
+	}{
+		{name: "given", taken: true, before: func(o *lease.Offered) { o.Given() }},
+		{name: "not heard of", taken: true, after: 2},
+		{name: "withdrawn", taken: true, before: func(o *lease.Offered) { o.Kept() }, after: 2},
+		{name: "another offer", offer: func(*lease.Offered) string { return "0123456789abcdef.0" }, after: 1},
+		{name: "nonsense", offer: func(*lease.Offered) string { return "\x00../." }, after: 1},
+		{name: "not offered", offer: func(o *lease.Offered) string { o.Kept(); return o.Text }, after: 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b, err := shm.Create("", 100, &shm.CreateOptions{Dir: dir})
+			if err != nil {
+				t.Fatal(err)
+			}
+			o := lease.Blocks.Offer(b)
+			text := o.Text
+			if tt.offer != nil {
+				text = tt.offer(o)
+			}
+			c, err := connDial(t, m)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := c.Send(conn.Tuple{nil, "track_segment", conn.Tuple{b.Name()}, conn.Dict{{Key: "offer", Value: text}}}); err != nil {
+				t.Fatal(err)
+			}
+			if v, err := c.Recv(); err != nil || !reflect.DeepEqual(v, conn.Tuple{"#RETURN", tt.taken}) {
+				t.Fatalf("the answer is %v, %v, want %v", v, err, tt.taken)
+			}
+			if tt.before != nil {
+				tt.before(o)
+			}
+			if err := c.Close(); err != nil {
+				t.Fatal(err)
+			}
+			// When it has done with the connection, its list is as it stays.
+			want := []string{b.Name()}
+			if tt.after == 2 {
+				want = []string{}
+			}
+			for end := time.Now().Add(shmtest.Patience); !slices.Equal(names(t, m), want); time.Sleep(time.Millisecond) {
+				if time.Now().After(end) {
+					t.Fatalf("blocks %q, want %q", names(t, m), want)
+				}
+			}
+			if pid := owner(b.Name()); pid == os.Getpid() != (tt.after > 0) {
+				t.Errorf("it is owned by %d, which may be this process, %d", pid, os.Getpid())
+			}
+			o.Kept()
+			if err := b.Close(); err != nil {
+				t.Error(err)
+			}
+			if tt.after > 0 {
+				if err := b.Unlink(); err != nil {
+					t.Error(err)
+				}
+			}
+			if tt.after < 2 {
+				if err := m.Release(t.Context(), b.Name()); err != nil != (tt.after == 1) {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	if err := m.Shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+	p.Wait()
+	if left := sweep(t, dir); len(left) > 0 {
+		t.Errorf("there are %q", left)
+	}
+}
+
+// TestNoOffer gives blocks to a server that answers one request of a connection, as
+// Python's do: it gets what it gets from Python, though the first connection is one that has
+// served before.
+func TestNoOffer(t *testing.T) {
+	messages := golden(t)
+	dir := alone(t)
+	s := newScripted(t)
+	s.says <- messages["rep_none"]
+	m, err := manager.Open(t.Context(), &manager.Options{Address: s.l.Addr(), AuthKey: []byte("key"), Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-s.got
+	for range 2 {
+		b, err := shm.Create(first, 100, &shm.CreateOptions{Dir: dir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.says <- messages["rep_none"]
+		s.says <- messages["rep_none"]
+		if err := m.Track(t.Context(), b); err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []string{"req_track_segment", "req_dummy"} {
+			if got := <-s.got; !bytes.Equal(got, messages[want]) {
+				t.Errorf("the server gets\n%swant\n%s", hex.Dump(got), hex.Dump(messages[want]))
+			}
+		}
+		if info, err := shm.Dir(dir).Stat(first); err != nil || info.Owner.Alive {
+			t.Errorf("the owner is %+v, %v", info.Owner, err)
+		}
+		if err := errors.Join(b.Close(), b.Unlink()); err != nil {
+			t.Error(err)
+		}
+	}
+	// One that dies, or does not serve any more, leaves the block to its maker.
+	b, err := shm.Create(first, 100, &shm.CreateOptions{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.says <- messages["rep_none"]
+	s.says <- messages["rep_traceback"]
+	if err := m.Track(t.Context(), b); err == nil {
+		t.Error("a server that does not serve any more has tracked a block")
+	}
+	if info, err := shm.Dir(dir).Stat(first); err != nil || info.Owner.PID != os.Getpid() {
+		t.Errorf("the owner is %+v, %v", info.Owner, err)
+	}
+	if err := errors.Join(b.Close(), b.Unlink()); err != nil {
+		t.Error(err)
 	}
 }
 

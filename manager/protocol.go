@@ -42,6 +42,8 @@ type request struct {
 	method string
 	args   pickle.Tuple
 	kwds   pickle.Dict
+
+	hungUp bool // in place of a request
 }
 
 var errRequest = errors.New("not a request of multiprocessing.managers")
@@ -88,9 +90,24 @@ func (r *request) name() (string, error) {
 	return s, nil
 }
 
+// keyOffer is the keyword argument with which our clients tell our servers where
+// a block is that they are to take over. Python's servers never see it.
+const keyOffer = "offer"
+
+// segment is name for track_segment, which may come with an offer.
+func (r *request) segment() (name, offer string, err error) {
+	if len(r.kwds) == 1 && r.kwds[0].Key == keyOffer {
+		if text, ok := r.kwds[0].Value.(string); ok {
+			r.kwds, offer = nil, text
+		}
+	}
+	name, err = r.name()
+	return name, offer, err
+}
+
 // send sends a request to the server.
-func send(ctx context.Context, c *conn.Conn, method string, args ...any) error {
-	b, err := pickle.Marshal(pickle.Tuple{nil, method, pickle.Tuple(args), pickle.Dict{}}, nil)
+func send(ctx context.Context, c *conn.Conn, method string, kwds pickle.Dict, args ...any) error {
+	b, err := pickle.Marshal(pickle.Tuple{nil, method, pickle.Tuple(args), kwds}, nil)
 	if err != nil {
 		return err
 	}

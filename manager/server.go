@@ -15,6 +15,7 @@ import (
 	"github.com/sharedmem/shm"
 	"github.com/sharedmem/shm/conn"
 	"github.com/sharedmem/shm/internal/crash"
+	"github.com/sharedmem/shm/internal/lease"
 )
 
 // server keeps the list of tracked blocks and owns them.
@@ -154,29 +155,69 @@ func (s *server) handle(c *conn.Conn) {
 		delete(s.conns, c)
 		s.mu.Unlock()
 	}()
+	var last *lease.Taken // from this client, which has not gone on since
 	for first := true; ; first = false {
 		s.await(c, s.opts.RequestTimeout, false)
 		r, ok := s.request(c, first)
+		if last != nil {
+			s.settle(last, r.hungUp)
+		}
 		if !ok {
 			return
 		}
-		tracked, session := s.answer(c, r)
+		t, session := s.answer(c, r)
 		if session {
 			s.session(c)
 			return
 		}
-		if tracked == nil {
+		if last = t.taken; last != nil || t.block == nil {
 			continue
 		}
-		// A client of ours owns the block until it has our answer. Then it gives it
-		// up, and sends an empty message or dies: the block is for us to take. When
-		// we have it we say so in the same way. Python's clients just hang up.
-		s.await(c, s.opts.RequestTimeout, true)
-		_, err := c.RecvBytes()
-		if !s.adopt(tracked) || err != nil || c.SendBytes(nil) != nil {
+		if last, ok = s.handover(c, t.block); !ok {
+			if last != nil {
+				s.settle(last, true)
+			}
 			return
 		}
 	}
+}
+
+// refused is the answer to an offer, empty if it is taken.
+const refused = "refused"
+
+// handover takes over a block that the client owns until it has our answer. Then
+// it offers the block, or gives it up and sends an empty message or dies: the
+// block is for us to take. When we have it we say so with an empty message.
+// Python's clients just hang up.
+func (s *server) handover(c *conn.Conn, b *shm.Block) (last *lease.Taken, ok bool) {
+	for {
+		s.await(c, s.opts.RequestTimeout, true)
+		offer, err := c.RecvBytes()
+		if err != nil || len(offer) == 0 {
+			return nil, s.adopt(b) && err == nil && c.SendBytes(nil) == nil
+		}
+		if last = s.take(b.Name(), string(offer)); last != nil {
+			return last, c.SendBytes(nil) == nil
+		}
+		if c.SendBytes([]byte(refused)) != nil {
+			return nil, false
+		}
+	}
+}
+
+// settle ends the taking of a block, of which the client has heard, unless it
+// hung up instead of going on, and has not.
+func (s *server) settle(t *lease.Taken, hungUp bool) {
+	if !hungUp || !t.Withdrawn() {
+		t.Settle()
+		return
+	}
+	s.adopting.RLock()
+	defer s.adopting.RUnlock()
+	s.mu.Lock()
+	s.untrack(t.Block.(*shm.Block).Name())
+	s.mu.Unlock()
+	t.Return()
 }
 
 // request receives a request. If it is none, the peer is told so, and ok is
@@ -184,6 +225,7 @@ func (s *server) handle(c *conn.Conn) {
 func (s *server) request(c *conn.Conn, first bool) (r request, ok bool) {
 	b, err := c.RecvBytes()
 	text := ""
+	r.hungUp = err != nil && !errors.Is(err, os.ErrDeadlineExceeded)
 	switch {
 	case !first && errors.Is(err, os.ErrDeadlineExceeded):
 		return r, false
@@ -233,9 +275,15 @@ func noObject(r request) string {
 	return fmt.Sprintf("KeyError: %s: this manager holds shared memory only, and no objects", clip(fmt.Sprint(r.ident)))
 }
 
+// tracked is a block whose name is on the list now.
+type tracked struct {
+	block *shm.Block   // nil if there is none, or it could not be opened
+	taken *lease.Taken // not nil if it is ours already
+}
+
 // answer does what a request asks for. It returns a block that has been
 // tracked, and whether the connection goes on as a session.
-func (s *server) answer(c *conn.Conn, r request) (tracked *shm.Block, session bool) {
+func (s *server) answer(c *conn.Conn, r request) (t tracked, session bool) {
 	var value any
 	var err error
 	if r.ident != nil {
@@ -246,9 +294,12 @@ func (s *server) answer(c *conn.Conn, r request) (tracked *shm.Block, session bo
 		case methodDummy:
 			err = r.nothing()
 		case methodTrack:
-			var name string
-			if name, err = r.name(); err == nil {
-				tracked, err = s.track(name)
+			var name, offer string
+			if name, offer, err = r.segment(); err == nil {
+				t, err = s.track(name, offer)
+			}
+			if t.taken != nil {
+				value = true
 			}
 		case methodRelease:
 			var name string
@@ -271,7 +322,7 @@ func (s *server) answer(c *conn.Conn, r request) (tracked *shm.Block, session bo
 			}
 			_ = reply(c, kindReturn, value)
 			s.stop()
-			return nil, false
+			return t, false
 		case methodCount:
 			value, err = 0, r.nothing()
 		case methodDebug:
@@ -286,18 +337,18 @@ func (s *server) answer(c *conn.Conn, r request) (tracked *shm.Block, session bo
 		default:
 			s.count("unknown")
 			_ = reply(c, kindTraceback, fmt.Sprintf("AssertionError: %q unrecognized\n", clip(r.method)))
-			return nil, false
+			return t, false
 		}
 		s.count(r.method)
 	}
 	if err != nil {
 		_ = reply(c, kindTraceback, err.Error()+"\n")
-		return nil, false
+		return t, false
 	}
 	if err = reply(c, kindReturn, value); err != nil {
 		session = false
 	}
-	return tracked, session
+	return t, session
 }
 
 func clip(s string) string {
@@ -314,27 +365,70 @@ func (s *server) count(request string) {
 }
 
 // track notes a name, as Python's server does, whether there is such a block or
-// not. The block is nil if it could not be opened.
-func (s *server) track(name string) (*shm.Block, error) {
+// not.
+func (s *server) track(name, offer string) (t tracked, err error) {
 	name = strings.TrimPrefix(name, "/")
-	b, err := s.open(name)
-	if errors.Is(err, shm.ErrName) {
-		return nil, fmt.Errorf("ValueError: %w", err)
+	// Whoever releases it or removes all comes before or after.
+	s.adopting.RLock()
+	defer s.adopting.RUnlock()
+	if offer != "" {
+		if t.taken = lease.Blocks.Take(s.opts.Dir, "/"+name, offer); t.taken != nil {
+			t.block = t.taken.Block.(*shm.Block)
+		}
+	}
+	if t.block == nil {
+		if t.block, err = s.open(name); errors.Is(err, shm.ErrName) {
+			return t, fmt.Errorf("ValueError: %w", err)
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing {
-		return nil, errors.New("RuntimeError: the manager is shutting down")
+		err = errors.New("RuntimeError: the manager is shutting down")
+	} else if len(s.segments) >= s.opts.MaxBlocks {
+		err = fmt.Errorf("MemoryError: the manager tracks %d blocks, which is its limit", len(s.segments))
+	} else {
+		err = nil
 	}
-	if len(s.segments) >= s.opts.MaxBlocks {
-		return nil, fmt.Errorf("MemoryError: the manager tracks %d blocks, which is its limit", len(s.segments))
+	if err != nil {
+		if t.taken != nil {
+			t.taken.Return()
+		}
+		return tracked{}, err
 	}
 	s.segments = append(s.segments, name)
-	if b != nil {
-		s.blocks[name] = b
+	if t.block != nil {
+		s.blocks[name] = t.block
 	}
 	crash.Point("manager:listed")
-	return b, nil
+	return t, nil
+}
+
+// untrack takes a name off the list. Call with s.mu held.
+func (s *server) untrack(name string) {
+	if i := slices.Index(s.segments, name); i >= 0 {
+		s.segments = slices.Delete(s.segments, i, i+1)
+	}
+	if !slices.Contains(s.segments, name) {
+		delete(s.blocks, name)
+	}
+}
+
+// take takes over a block that is tracked.
+func (s *server) take(name, offer string) *lease.Taken {
+	s.adopting.RLock()
+	defer s.adopting.RUnlock()
+	if s.isClosing() {
+		return nil // it has come too late for removeAll, and stays its maker's
+	}
+	t := lease.Blocks.Take(s.opts.Dir, "/"+name, offer)
+	if t == nil {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.blocks[name] = t.Block.(*shm.Block)
+	return t
 }
 
 // open returns a block that is closed: its identity and name are all we want.
@@ -386,12 +480,7 @@ func (s *server) release(name string) error {
 		return fmt.Errorf("PermissionError: %w", err) // it stays for shutdown to try again
 	}
 	s.mu.Lock()
-	if i := slices.Index(s.segments, name); i >= 0 {
-		s.segments = slices.Delete(s.segments, i, i+1)
-	}
-	if !slices.Contains(s.segments, name) {
-		delete(s.blocks, name)
-	}
+	s.untrack(name)
 	s.mu.Unlock()
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("FileNotFoundError: [Errno 2] No such file or directory: %q", "/"+clip(name))

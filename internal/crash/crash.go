@@ -36,9 +36,12 @@ var Points = []string{
 	"pytracker:registered", // a tracker of Python's has the block, our journal as well
 
 	// A block on its way from its maker to a manager, and its end there.
-	"manager:listed",   // the server has the name, its maker owns the block
+	"manager:offered",  // its maker's journal offers the block
+	"manager:recorded", // it is in the server's as well
+	"manager:listed",   // the server has the name, and perhaps the block
 	"manager:tracked",  // its maker knows that
-	"manager:disowned", // the block is nobody's
+	"manager:given",    // and has given the block up
+	"manager:disowned", // the block is nobody's, as it is on its way to other servers
 	"manager:adopting", // the server knows that
 	"manager:removing", // it shuts down and is about to remove a block
 

@@ -28,7 +28,8 @@ import (
 //
 // then slots:
 //
-//	 0  4  state: 0 free, 1 valid; stored last when filling, first when freeing
+//	 0  4  state: 0 free, 1 valid, 2 valid and on its way to another lease or
+//	       from one; stored last when filling, first when freeing
 //	 4  4  CRC-32C of bytes 8 to 320, for those who read beside the owner
 //	 8  8  device
 //	16  8  inode
@@ -52,6 +53,14 @@ const (
 const (
 	flagTracked = 1 << iota
 	flagKeep
+)
+
+// The states of a slot. One that passes may be in a second living journal as
+// well, and a sweep has to look before it removes the block.
+const (
+	stateFree = iota
+	stateValid
+	statePassing
 )
 
 func slotOffset(n int) int { return (n + 1) * slotSize }
@@ -98,7 +107,7 @@ func (r Record) check() error {
 }
 
 // putRecord fills a free slot.
-func putRecord(slot []byte, r Record) {
+func putRecord(slot []byte, r Record, as uint32) {
 	le := binary.LittleEndian
 	le.PutUint64(slot[8:], r.ID.Dev)
 	le.PutUint64(slot[16:], r.ID.Ino)
@@ -117,11 +126,11 @@ func putRecord(slot []byte, r Record) {
 	crash.Point("record:filled")
 	// Pairs with nothing: a sweeper reads when we are dead. Being atomic keeps
 	// the compiler from moving the stores above below it.
-	state(slot).Store(1)
+	state(slot).Store(as)
 	crash.Point("record:valid")
 }
 
-func clearRecord(slot []byte) { state(slot).Store(0) }
+func clearRecord(slot []byte) { state(slot).Store(stateFree) }
 
 // state is the slot's first word. Slots are at multiples of 8 of a page.
 func state(slot []byte) *atomic.Uint32 {
@@ -137,36 +146,53 @@ var errJournal = errors.New("not a lease of ours, or of another version")
 // decode reads a lease file that may be hostile, damaged or being written. It
 // returns the records that hold; a damaged slot is passed over.
 func decode(b []byte) (Header, []slotRecord, error) {
-	le := binary.LittleEndian
-	if len(b) < slotSize || string(b[:8]) != magic || le.Uint32(b[8:]) != version || le.Uint32(b[12:]) != slotSize {
-		return Header{}, nil, errJournal
-	}
-	h := Header{
-		ID: le.Uint64(b[16:]), PID: int(int32(le.Uint64(b[24:]))), Namespace: le.Uint64(b[32:]),
-		Start: le.Uint64(b[40:]), Created: int64(le.Uint64(b[48:])),
+	h, err := decodeHeader(b)
+	if err != nil {
+		return h, nil, err
 	}
 	var out []slotRecord
 	for n := 0; slotOffset(n)+slotSize <= len(b); n++ {
-		slot := b[slotOffset(n) : slotOffset(n)+slotSize]
-		size := le.Uint32(slot[36:])
-		if le.Uint32(slot) != 1 || size > nameMax || le.Uint32(slot[4:]) != crc32.Checksum(slot[8:], castagnoli) {
-			continue
-		}
-		flags := le.Uint32(slot[32:])
-		r := Record{
-			Name:    string(slot[40 : 40+size]),
-			ID:      mem.ID{Dev: le.Uint64(slot[8:]), Ino: le.Uint64(slot[16:]), Birth: int64(le.Uint64(slot[24:]))},
-			Tracked: flags&flagTracked != 0,
-			Keep:    flags&flagKeep != 0,
-		}
-		if r.check() == nil {
-			out = append(out, slotRecord{n, r})
+		if r, state := decodeSlot(b[slotOffset(n) : slotOffset(n)+slotSize]); state != stateFree {
+			out = append(out, slotRecord{n, state == statePassing, r})
 		}
 	}
 	return h, out, nil
 }
 
+func decodeHeader(b []byte) (Header, error) {
+	le := binary.LittleEndian
+	if len(b) < slotSize || string(b[:8]) != magic || le.Uint32(b[8:]) != version || le.Uint32(b[12:]) != slotSize {
+		return Header{}, errJournal
+	}
+	return Header{
+		ID: le.Uint64(b[16:]), PID: int(int32(le.Uint64(b[24:]))), Namespace: le.Uint64(b[32:]),
+		Start: le.Uint64(b[40:]), Created: int64(le.Uint64(b[48:])),
+	}, nil
+}
+
+// decodeSlot returns the state of a slot and what it says; a damaged one is
+// free.
+func decodeSlot(slot []byte) (Record, uint32) {
+	le := binary.LittleEndian
+	state, size := le.Uint32(slot), le.Uint32(slot[36:])
+	if state != stateValid && state != statePassing || size > nameMax || le.Uint32(slot[4:]) != crc32.Checksum(slot[8:], castagnoli) {
+		return Record{}, stateFree
+	}
+	flags := le.Uint32(slot[32:])
+	r := Record{
+		Name:    string(slot[40 : 40+size]),
+		ID:      mem.ID{Dev: le.Uint64(slot[8:]), Ino: le.Uint64(slot[16:]), Birth: int64(le.Uint64(slot[24:]))},
+		Tracked: flags&flagTracked != 0,
+		Keep:    flags&flagKeep != 0,
+	}
+	if r.check() != nil {
+		return Record{}, stateFree
+	}
+	return r, state
+}
+
 type slotRecord struct {
-	n int
+	n       int
+	passing bool
 	Record
 }

@@ -245,7 +245,9 @@ type Slot struct {
 
 // Record puts a block into the journal. From then on its name will be removed
 // when this process dies, if it is still this block's.
-func (l *Lease) Record(rec Record) (*Slot, error) {
+func (l *Lease) Record(rec Record) (*Slot, error) { return l.record(rec, stateValid) }
+
+func (l *Lease) record(rec Record, state uint32) (*Slot, error) {
 	if err := rec.check(); err != nil {
 		return nil, err
 	}
@@ -268,7 +270,7 @@ func (l *Lease) Record(rec Record) (*Slot, error) {
 		inc.free = inc.free[:len(inc.free)-1]
 	}
 	inc.live++
-	putRecord(inc.slot(n), rec)
+	putRecord(inc.slot(n), rec, state)
 	return &Slot{l: l, inc: inc, n: n}, nil
 }
 

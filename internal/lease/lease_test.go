@@ -38,7 +38,7 @@ func deadLease(t *testing.T, dir string, id uint64, records ...Record) string {
 	b := make([]byte, firstSize)
 	putHeader(b, Header{ID: id, PID: os.Getpid()}) // a PID that lives, used again
 	for n, r := range records {
-		putRecord(b[slotOffset(n):slotOffset(n)+slotSize], r)
+		putRecord(b[slotOffset(n):slotOffset(n)+slotSize], r, stateValid)
 	}
 	p := filepath.Join(dir, hidden(kindLease, id, 0))
 	if err := os.WriteFile(p, b, 0o600); err != nil {
@@ -301,8 +301,8 @@ func TestAwait(t *testing.T) {
 func FuzzJournal(f *testing.F) {
 	b := make([]byte, firstSize)
 	putHeader(b, Header{ID: 1, PID: 2, Namespace: 3, Start: 4, Created: 5})
-	putRecord(b[slotOffset(0):slotOffset(1)], Record{Name: "a", ID: mem.ID{Dev: 1, Ino: 2, Birth: 3}})
-	putRecord(b[slotOffset(1):slotOffset(2)], Record{Name: strings.Repeat("é", 127), Keep: true, Tracked: true})
+	putRecord(b[slotOffset(0):slotOffset(1)], Record{Name: "a", ID: mem.ID{Dev: 1, Ino: 2, Birth: 3}}, stateValid)
+	putRecord(b[slotOffset(1):slotOffset(2)], Record{Name: strings.Repeat("é", 127), Keep: true, Tracked: true}, statePassing)
 	f.Add(b)
 	f.Add(b[:slotOffset(1)+100])
 	f.Add([]byte(magic))
@@ -318,7 +318,7 @@ func FuzzJournal(f *testing.F) {
 				t.Fatal(err)
 			}
 			again := make([]byte, slotSize)
-			putRecord(again, r.Record)
+			putRecord(again, r.Record, stateValid)
 			_, back, err := decode(append(slices.Clone(b[:slotSize]), again...))
 			if err != nil || len(back) != 1 || back[0].Record != r.Record {
 				t.Fatalf("%+v became %+v, %v\n%s", r.Record, back, err, hex.Dump(again))

@@ -161,16 +161,30 @@ func sweepOne(dir string, l found, hiddenNames []mem.Stat) ([]Removed, error) {
 		return nil, err
 	}
 	h, records, err := decode(b)
+	claimed := false
 	if err != nil {
 		// Of a newer version, perhaps: its own kind will know what to do.
 		return nil, fmt.Errorf("%s: %w", l.name, err)
 	}
 	var out []Removed
 	var errs []error
+	var elsewhere Owners // what passes is in the journal of somebody else, too
 	for _, r := range records {
 		s, err := mem.Lookup(dir, r.Name)
 		if err != nil || s.ID != r.ID || s.UID != o.UID && o.UID != 0 {
 			continue // gone, or another's by now, or never its owner's to give away
+		}
+		if r.passing {
+			// Read under our lock: see Take.
+			if elsewhere == nil {
+				if elsewhere, err = ownersBut(dir, l.id); err != nil {
+					return out, err
+				}
+			}
+			if other, ok := elsewhere.Of(s); ok && other.Alive {
+				claimed = true
+				continue
+			}
 		}
 		ok, err := mem.Remove(dir, r.Name, r.ID, hidden(kindGone, l.id, r.n))
 		if err != nil {
@@ -185,8 +199,10 @@ func sweepOne(dir string, l found, hiddenNames []mem.Stat) ([]Removed, error) {
 		errs = append(errs, err)
 	}
 	crash.Point("sweep:hidden")
-	if len(errs) > 0 {
-		return out, errors.Join(errs...) // the lease stays for who can do better
+	if len(errs) > 0 || claimed {
+		// The lease stays for who can do better, or comes when it is clear whose
+		// the block has become: the other one may be giving it up just now.
+		return out, errors.Join(errs...)
 	}
 	err = mem.Unlink(ldir, l.name)
 	crash.Point("sweep:unlinked")
@@ -252,11 +268,15 @@ func (o Owners) Of(s mem.Stat) (Owned, bool) {
 }
 
 // ReadOwners reads every lease of dir that we may read. It changes nothing.
-func ReadOwners(dir string) (Owners, error) {
+func ReadOwners(dir string) (Owners, error) { return ownersBut(dir, 0) }
+
+// ownersBut is ReadOwners without the lease id.
+func ownersBut(dir string, id uint64) (Owners, error) {
 	leases, _, err := scan(dir, nil)
 	if err != nil {
 		return nil, err
 	}
+	leases = slices.DeleteFunc(leases, func(f found) bool { return f.id == id })
 	return readOwners(dir, leases)
 }
 
