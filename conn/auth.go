@@ -100,39 +100,81 @@ func (s *settings) proves(answer, message []byte) bool {
 
 // handshake authenticates both sides to each other; the one that listens asks
 // first. The caller limits its time.
+//
+// Each side sends what is due from it in Python's order, but does not wait for
+// what it need not have: each waiting is one for another process to wake up. The
+// one that dials sends its challenge with its answer (early), the one that
+// listens its answer with its welcome, if the challenge has come by then.
 func (c *Conn) handshake(s *settings, listener bool) error {
 	frames := c.in.max
 	c.in.max = maxHandshake
 	defer func() { c.in.max = frames }()
+	// What was due before a mistake of the peer's is sent nevertheless.
+	defer func() { _ = c.out.flush() }()
 
-	first, second := c.answer, c.challenge
 	if listener {
-		first, second = second, first
-	}
-	if err := first(s); err != nil {
+		message, forget, err := c.ask(s)
+		defer forget()
+		if err == nil {
+			err = c.judge(s, message)
+		}
+		if err == nil {
+			err = c.prove(s, false)
+		}
+		if err == nil {
+			err = c.verdict()
+		}
 		return err
 	}
-	return second(s)
+
+	early := c.early()
+	if err := c.prove(s, early); err != nil {
+		return err
+	}
+	if !early {
+		if err := c.verdict(); err != nil {
+			return err
+		}
+	}
+	message, forget, err := c.ask(s)
+	defer forget()
+	if err == nil && early {
+		err = c.verdict()
+	}
+	if err == nil {
+		err = c.judge(s, message)
+	}
+	return err
 }
 
-// challenge has the peer show that it has the key.
-func (c *Conn) challenge(s *settings) error {
-	message := make([]byte, 0, 64)
+// early tells whether to send a challenge before the peer's verdict. A peer that
+// rejects our answer closes the connection with the challenge unread, and over TCP
+// the reset that follows may take its verdict away. What has arrived on a Unix
+// socket can be read.
+func (c *Conn) early() bool {
+	_, unix := c.nc.(*net.UnixConn)
+	return unix
+}
+
+// ask sends a challenge. forget is never nil.
+func (c *Conn) ask(s *settings) (message []byte, forget func(), err error) {
+	message = make([]byte, 0, 64)
 	message = append(message, "{"+s.Digests[0]+"}"...)
 	message = message[:len(message)+nonce]
 	rand.Read(message[len(message)-nonce:])
-	forget := remember(c, message)
-	defer forget()
+	forget = remember(c, message)
+	return message, forget, hungUp(c.out.frame(append([]byte(challenge), message...)))
+}
 
-	if err := c.out.frame(append([]byte(challenge), message...)); err != nil {
-		return hungUp(err)
-	}
+// judge has the peer show that it has the key.
+func (c *Conn) judge(s *settings, message []byte) error {
 	answer, err := c.in.append(nil)
 	switch {
 	case errors.Is(err, ErrFrame) || errors.Is(err, ErrTooLarge):
 	case err != nil:
 		return hungUp(err)
 	case s.proves(answer, message):
+		c.out.hold = c.in.complete()
 		return hungUp(c.out.frame([]byte(welcome)))
 	default:
 		err = fmt.Errorf("%w: the digest received was wrong", ErrAuth)
@@ -142,8 +184,8 @@ func (c *Conn) challenge(s *settings) error {
 	return err
 }
 
-// answer shows the peer that we have the key.
-func (c *Conn) answer(s *settings) error {
+// prove shows the peer that we have the key; hold says that more is to be sent.
+func (c *Conn) prove(s *settings, hold bool) error {
 	frame, err := c.in.append(nil)
 	if err != nil {
 		return hungUp(err)
@@ -159,9 +201,12 @@ func (c *Conn) answer(s *settings) error {
 	if err != nil {
 		return err
 	}
-	if err := c.out.frame(answer); err != nil {
-		return hungUp(err)
-	}
+	c.out.hold = hold
+	return hungUp(c.out.frame(answer))
+}
+
+// verdict hears whether that was right.
+func (c *Conn) verdict() error {
 	verdict, err := c.in.append(nil)
 	switch {
 	case err != nil:

@@ -116,7 +116,7 @@ func TestChallengesDiffer(t *testing.T) {
 	for range 100 {
 		var out bytes.Buffer
 		c := newConn(&fakeConn{in: strings.NewReader(""), out: &out}, 1)
-		if err := c.challenge(newTestSettings(t, secret, nil)); !errors.Is(err, io.ErrUnexpectedEOF) {
+		if err := c.handshake(newTestSettings(t, secret, nil), true); !errors.Is(err, io.ErrUnexpectedEOF) {
 			t.Fatal(err)
 		}
 		if seen[out.String()] {
@@ -126,6 +126,56 @@ func TestChallengesDiffer(t *testing.T) {
 	}
 	if n := len(outstanding.ends); n != 0 {
 		t.Errorf("%d challenges are still remembered", n)
+	}
+}
+
+// TestJoined counts what wakes a peer that has sent its challenge with its answer:
+// welcome and answer come in one write.
+func TestJoined(t *testing.T) {
+	shmtest.Deadline(t, shmtest.Patience)
+	s := newTestSettings(t, secret, nil)
+	here, peer := net.Pipe() // a Write there is one Read, or more, never less
+	defer peer.Close()
+	c := newConn(here, 100)
+	result := make(chan error, 1)
+	go func() { result <- c.handshake(s, true) }()
+	frames := reader{src: peer, max: maxHandshake}
+	asked, err := frames.append(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	message := []byte("{sha256}" + strings.Repeat("x", 40))
+	var out bytes.Buffer
+	w := writer{dst: &out, hold: true}
+	answer, err := s.answerTo(bytes.TrimPrefix(asked, []byte(challenge)))
+	if err == nil {
+		err = errors.Join(w.frame(answer), w.frame([]byte(challenge+string(message))))
+	}
+	if err == nil {
+		_, err = peer.Write(out.Bytes())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 256)
+	n, err := peer.Read(buf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, err = s.answerTo(message)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := append(appendHead(nil, uint64(len(welcome))), welcome...)
+	want = append(appendHead(want, uint64(len(answer))), answer...)
+	if !bytes.Equal(buf[:n], want) {
+		t.Errorf("one write is %q, want %q", buf[:n], want)
+	}
+	if err := (&writer{dst: peer}).frame([]byte(welcome)); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-result; err != nil {
+		t.Error(err)
 	}
 }
 
@@ -182,7 +232,7 @@ func readSessions(t *testing.T) (out []session) {
 			if s.opts.HandshakeTimeout, err = time.ParseDuration(rest); err != nil {
 				t.Fatal(err)
 			}
-		case "<", ">", ">>":
+		case "<", "<?", ">", ">>":
 			s.steps = append(s.steps, line)
 		case "=":
 			s.want = rest
@@ -319,7 +369,8 @@ func play(t *testing.T, peer net.Conn, steps []string) {
 			if err := peer.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
 				t.Fatal(err)
 			}
-		case verb == "<":
+		case verb == "<?" && peer.LocalAddr().Network() != "unix":
+		case verb == "<" || verb == "<?":
 			got, err := frames.append(nil)
 			if err != nil {
 				t.Fatalf("%s: %v", step, err)
@@ -332,7 +383,7 @@ func play(t *testing.T, peer net.Conn, steps []string) {
 			}
 		default:
 			p := build(items, nil)
-			if m, ok := bytes.CutPrefix(p, []byte(challenge)); ok {
+			if _, m, ok := bytes.Cut(p, []byte(challenge)); ok {
 				theirs = m
 			}
 			if verb == ">" {
@@ -526,7 +577,7 @@ func TestReflectionAtListener(t *testing.T) {
 		in:  strings.NewReader("\x00\x00\x00\x3b" + challenge + string(message)),
 		out: &out,
 	}, 100)
-	if err := c.answer(s); !errors.Is(err, ErrAuth) || out.Len() > 0 {
+	if err := c.prove(s, false); !errors.Is(err, ErrAuth) || out.Len() > 0 {
 		t.Errorf("%v, answered %q", err, out.Bytes())
 	}
 }

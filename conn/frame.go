@@ -54,17 +54,27 @@ type writer struct {
 	head [longHead]byte
 	vec  [2][]byte
 	bufs net.Buffers // of vec; in here it costs no allocation
+
+	// Of short frames that go out together, during the handshake only.
+	hold bool // until the next one
+	held []byte
 }
 
 func (w *writer) frame(p []byte) error {
 	if w.err != nil {
 		return fmt.Errorf("%w: %w", ErrBroken, w.err)
 	}
+	if w.hold {
+		w.hold = false
+		w.held = append(appendHead(w.held, uint64(len(p))), p...)
+		return nil
+	}
 	var done int64
 	var err error
 	if len(p) <= joined {
 		b := outBuffers.Get().(*[]byte)
-		*b = append(appendHead((*b)[:0], uint64(len(p))), p...)
+		*b = append(appendHead(append((*b)[:0], w.held...), uint64(len(p))), p...)
+		w.held = nil
 		var n int
 		n, err = w.dst.Write(*b)
 		done = int64(n)
@@ -78,6 +88,17 @@ func (w *writer) frame(p []byte) error {
 	if err != nil && done > 0 {
 		w.err = err
 	}
+	return err
+}
+
+// flush sends what is held.
+func (w *writer) flush() error {
+	b := w.held
+	if len(b) == 0 {
+		return nil
+	}
+	w.held = nil
+	_, err := w.dst.Write(b)
 	return err
 }
 
@@ -186,6 +207,12 @@ func (r *reader) append(dst []byte) ([]byte, error) {
 		n -= step
 	}
 	return dst, nil
+}
+
+// complete tells whether a frame has come that nobody has asked for yet.
+func (r *reader) complete() bool {
+	b := r.buf[r.r:r.w]
+	return len(b) >= shortHead && uint64(len(b)-shortHead) >= uint64(binary.BigEndian.Uint32(b))
 }
 
 // into reads the next frame into p. If it is longer than p, it stays where it

@@ -89,6 +89,9 @@ func (m *Manager) hangUp() {
 		_ = c.Close()
 	}
 	m.lines.idle = nil
+	if m.lines.timer != nil {
+		m.lines.timer.Stop() // the next line sets it again
+	}
 }
 
 // request sends a request and returns the answer, over a new connection if the
