@@ -339,20 +339,26 @@ func sinkBare(c net.Conn) {
 	}
 }
 
-// stepBare exchanges as many messages as a connection of connDial does, in the
-// same order, of about the same length, and with nothing to compute.
+// stepBare exchanges as many messages as a connection of connDial does between
+// ours, in the same order, of about the same length, as many at once, and with
+// nothing to compute.
 func stepBare(c net.Conn, server bool) error {
-	buf := make([]byte, smallMessage)
-	for _, fromServer := range []bool{
-		true, false, true, // challenge, answer, welcome
-		false, true, false, // the same the other way round
-		false, true, // request, answer
+	buf := make([]byte, 2*smallMessage)
+	for _, step := range []struct {
+		fromServer bool
+		messages   int
+	}{
+		{true, 1},              // challenge
+		{false, 2},             // answer, challenge
+		{true, 2},              // welcome, answer
+		{false, 1}, {false, 1}, // welcome, request
+		{true, 1}, // answer
 	} {
 		var err error
-		if fromServer == server {
-			_, err = c.Write(buf)
+		if p := buf[:step.messages*smallMessage]; step.fromServer == server {
+			_, err = c.Write(p)
 		} else {
-			_, err = io.ReadFull(c, buf)
+			_, err = io.ReadFull(c, p)
 		}
 		if err != nil {
 			return err

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sharedmem/shm/conn"
@@ -140,7 +141,7 @@ block, which takes it a connection more; there is no target for that.`}
 // connDial is a connection from its beginning to its end.
 func connDial(ctx context.Context, e *env) (_ *Result, err error) {
 	r := &Result{Title: "conn: connect, both prove that they have the key, one request, close", Text: `What any request to a manager's server takes, here the one that does nothing ("dummy"): manager.Connect, and CPython's SharedMemoryManager.connect. Up to CPython 3.11 the digest is MD5, from
-3.12 on SHA-256, which is ours too. Eight messages go over the socket, and six times somebody waits for the other process. "A bare socket" is package net connecting and exchanging as many messages of 64 bytes in that order, without a length and
+3.12 on SHA-256, which is ours too. Eight messages go over the socket, and six times somebody waits for the other process; between ours four times, as some go out together. "A bare socket" is package net connecting and exchanging as many messages of 64 bytes in our order, without a length and
 without a digest: what is left then is the kernel's and the Go scheduler's.`}
 	servers, stop, err := startManagers(ctx, e)
 	defer func() { err = errors.Join(err, stop()) }()
@@ -338,25 +339,28 @@ func creators(ctx context.Context, m *manager.Manager, n, goroutines int) (took 
 }
 
 // together calls f(0) to f(n-1) from so many goroutines, and returns the errors.
+// One after the other they are called from here: handing numbers to a goroutine
+// took longer than what is measured.
 func together(n, goroutines int, f func(i int) error) (errs []error) {
-	next := make(chan int)
+	var next atomic.Int64
 	var mu sync.Mutex
+	work := func() {
+		for i := next.Add(1) - 1; i < int64(n); i = next.Add(1) - 1 {
+			if err := f(int(i)); err != nil {
+				mu.Lock()
+				errs = append(errs, err)
+				mu.Unlock()
+			}
+		}
+	}
+	if goroutines == 1 {
+		work()
+		return errs
+	}
 	var wg sync.WaitGroup
 	for range goroutines {
-		wg.Go(func() {
-			for i := range next {
-				if err := f(i); err != nil {
-					mu.Lock()
-					errs = append(errs, err)
-					mu.Unlock()
-				}
-			}
-		})
+		wg.Go(work)
 	}
-	for i := range n {
-		next <- i
-	}
-	close(next)
 	wg.Wait()
 	return errs
 }
