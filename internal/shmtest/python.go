@@ -25,6 +25,7 @@ type Python struct {
 	Major, Minor int
 	Path         string
 	Env          []string // what it needs in its environment
+	Module       string   // from PythonsWith: the version of the module asked for
 }
 
 func (p Python) String() string { return "python" + p.Version }
@@ -195,15 +196,7 @@ func ask(p Python) *Python {
 // future returns the versions that exist here only as modules, for base, a
 // 3.13 interpreter.
 func future(base Python) []Python {
-	cache := os.Getenv("XDG_CACHE_HOME")
-	if cache == "" {
-		home, err := os.UserHomeDir()
-		if err != nil {
-			return nil
-		}
-		cache = filepath.Join(home, ".cache")
-	}
-	versions, _ := filepath.Glob(filepath.Join(cache, "shm-interop/pyodide-*/VERSION"))
+	versions := cached("pyodide-*/VERSION")
 	var out []Python
 	for _, file := range versions {
 		p := Python{Path: base.Path, Env: []string{"PYTHONPATH=" + filepath.Join(filepath.Dir(file), "lib")}}
@@ -216,6 +209,89 @@ func future(base Python) []Python {
 			asked.Version, asked.Minor = version+"*", minor
 			out = append(out, *asked)
 		}
+	}
+	return out
+}
+
+// cached finds files where the scripts of interop/python put theirs.
+func cached(pattern string) []string {
+	cache := os.Getenv("XDG_CACHE_HOME")
+	if cache == "" {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return nil
+		}
+		cache = filepath.Join(home, ".cache")
+	}
+	files, _ := filepath.Glob(filepath.Join(cache, "shm-interop", pattern))
+	return files
+}
+
+// PythonsWith returns the interpreters that can import a module, "numpy" or
+// "pyarrow", one for each version of the module, oldest first. It looks at those
+// of Pythons and in the environments that interop/python/fetch_numpy.py makes.
+// Without any it skips the test, unless SHM_REQUIRE has the module.
+func PythonsWith(t testing.TB, module string) []Python {
+	t.Helper()
+	if os.Getenv("SHM_QEMU") != "" {
+		Skip(t, module, "under emulation there is no interpreter")
+	}
+	ask, _ := withModule.LoadOrStore(module, sync.OnceValue(func() []Python { return importing(module) }))
+	found := ask.(func() []Python)()
+	if len(found) == 0 {
+		Skip(t, module, "no CPython that imports it; interop/python/fetch_numpy.py makes one")
+	}
+	return found
+}
+
+var withModule sync.Map
+
+// importing asks by importing: what is installed may still not load.
+func importing(module string) []Python {
+	const probe = "import sys, importlib; sys.stdout.write(importlib.import_module(sys.argv[1]).__version__)"
+	envs := askAll(environments())
+	all := slices.Concat(envs, pythons())
+	versions := make([]string, len(all))
+	slots := make(chan bool, runtime.NumCPU())
+	var wg sync.WaitGroup
+	for i, p := range all {
+		wg.Go(func() {
+			slots <- true
+			defer func() { <-slots }()
+			ctx, cancel := context.WithTimeout(context.Background(), Patience)
+			defer cancel()
+			if out, err := p.Cmd(ctx, "-c", probe, module).Output(); err == nil {
+				versions[i] = string(out)
+			}
+		})
+	}
+	wg.Wait()
+	var found []Python
+	for i, p := range all {
+		p.Module = versions[i]
+		same := func(o Python) bool { return o.Module == p.Module }
+		if p.Module != "" && !slices.ContainsFunc(found, same) {
+			found = append(found, p)
+		}
+	}
+	slices.SortStableFunc(found, func(a, b Python) int {
+		if newer(b.Module, a.Module) {
+			return -1
+		}
+		return 1
+	})
+	return found
+}
+
+// environments lists the interpreters of fetch_numpy.py's environments.
+func environments() []Python {
+	bin := "bin/python3"
+	if runtime.GOOS == "windows" {
+		bin = `Scripts\python.exe`
+	}
+	var out []Python
+	for _, file := range cached("env-*/VERSION") {
+		out = append(out, Python{Path: filepath.Join(filepath.Dir(file), bin)})
 	}
 	return out
 }

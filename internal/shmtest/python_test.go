@@ -46,6 +46,34 @@ func TestPythonsRequired(t *testing.T) {
 	}
 }
 
+func TestPythonsWith(t *testing.T) {
+	const nothing = "shm_no_such_module"
+	if r := record(func(t testing.TB) { PythonsWith(t, nothing) }); !strings.Contains(r.skipped, nothing) {
+		t.Errorf("skipped %q, failed %q", r.skipped, r.failed)
+	}
+	t.Setenv("SHM_REQUIRE", nothing)
+	if r := record(func(t testing.TB) { PythonsWith(t, nothing) }); !strings.Contains(r.failed, nothing) {
+		t.Errorf("skipped %q, failed %q", r.skipped, r.failed)
+	}
+	t.Setenv("SHM_REQUIRE", "")
+	// One that every Python has, always with the same version.
+	found := PythonsWith(t, "json")
+	if len(found) != 1 || found[0].Module == "" {
+		t.Fatalf("json: %v", found)
+	}
+	p := StartPython(t, found[0])
+	r := p.Must("run", Args{"code": "import json\nresult = [json.__version__, args]", "args": []int{1}})
+	if got, want := string(r.Results), fmt.Sprintf("[%q, [1]]", found[0].Module); got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	if _, err := p.Call("run", Args{"code": "1 / 0"}); err == nil {
+		t.Error("an exception is lost")
+	}
+	if stderr := p.Exit(); stderr != "" {
+		t.Errorf("standard error: %s", stderr)
+	}
+}
+
 // TestPeer proves the tests' own tools on every Python, before anything of ours
 // takes part: in particular that Exit waits for the resource tracker.
 func TestPeer(t *testing.T) {

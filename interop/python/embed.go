@@ -9,3 +9,8 @@ import _ "embed"
 //
 //go:embed peer.py
 var Peer string
+
+// Arrays is arrays.py: for peer.py's "run", what the tests of arrays say to NumPy.
+//
+//go:embed arrays.py
+var Arrays string

@@ -13,6 +13,7 @@ multiprocessing.shared_memory, as any program of a user would.
   {"op": "unregister", "name": "x"}            tell our tracker to forget it
   {"op": "lists", "steps": [["set", "b", 0, ["int", "1"]], ...]}
   {"op": "managers", "steps": [["connect", "m", "/tmp/socket", "6b6579"], ...]}
+  {"op": "run", "code": "result = 1 + 1"}      in one module for all; args are "args"
   {"op": "exit"}                               as a program ends, tracker and all
 
 "block": "b" chooses among several blocks of one process. An exception is
@@ -23,6 +24,9 @@ word, and answers with {"results": [[value], ...]}; an exception in one of them
 is ["error", its class] in its place. Values travel as [type, text], exact to
 the bit; see pack.
 
+"run" is for tests with modules of their own, NumPy above all. What the code
+leaves in result is answered as {"results": result}; arrays.py is such code.
+
 "managers" does many things to SharedMemoryManagers in the same way, with plain
 JSON for values; an exception is ["error", its class, its text].
 """
@@ -32,6 +36,7 @@ import struct
 import sys
 from multiprocessing import shared_memory
 
+space = {"__name__": "run"}  # the globals of "run"
 blocks = {}
 lists = {}
 managers = {}
@@ -199,6 +204,10 @@ def serve(op, block="", **args):
         return {"results": [attempt(lambda: [step(*s)]) for s in args["steps"]]}
     elif op == "managers":
         return {"results": [attempt_text(lambda: [manage(*s)]) for s in args["steps"]]}
+    elif op == "run":
+        space.update(forget=forget, args=args.get("args"), result=None)
+        exec(args["code"], space)
+        return {"results": space["result"]}
     elif op == "exit":
         return {}
 
