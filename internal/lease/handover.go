@@ -45,12 +45,12 @@ func (s *Slot) mark(as uint32) {
 //
 // The caller holds the lock on the block, as whoever adopts does.
 func (l *Lease) Take(block mem.Stat, offer string) (_ *Slot, ok bool, err error) {
-	o, n, err := l.offered(offer)
-	if err != nil || o == nil {
-		return nil, false, err
+	g := l.giver(offer)
+	if g == nil {
+		return nil, false, nil
 	}
-	defer o.Close()
-	if !offers(o, n, block, false) {
+	defer l.spareGiver(g)
+	if !g.offers(block, false) {
 		return nil, false, nil
 	}
 	slot, err := l.record(Record{Name: block.Name, ID: block.ID}, statePassing)
@@ -62,7 +62,7 @@ func (l *Lease) Take(block mem.Stat, offer string) (_ *Slot, ok bool, err error)
 	// the owner still holds it, no sweeper has missed what we just wrote. (Where
 	// one lock is both owner's and sweeper's, a client that dies at this very
 	// moment may take the block with it; it has not told anybody of it.)
-	if alive, err := o.Locked(); !alive || err != nil {
+	if alive, err := g.obj.Locked(); !alive || err != nil {
 		slot.Forget()
 		return nil, false, err
 	}
@@ -72,45 +72,73 @@ func (l *Lease) Take(block mem.Stat, offer string) (_ *Slot, ok bool, err error)
 // Withdrawn tells whether the offer's owner lives and still has the block, so
 // that it never heard that it was taken, or has changed its mind.
 func (l *Lease) Withdrawn(block mem.Stat, offer string) bool {
-	o, n, err := l.offered(offer)
-	if err != nil || o == nil {
+	g := l.giver(offer)
+	if g == nil {
 		return false
 	}
-	defer o.Close()
-	alive, err := o.Locked()
-	return alive && err == nil && offers(o, n, block, true)
+	defer l.spareGiver(g)
+	alive, err := g.obj.Locked()
+	return alive && err == nil && g.offers(block, true)
 }
 
-// offered opens the lease of an offer; nil if it is not there, or ours.
-func (l *Lease) offered(offer string) (o *mem.Object, n int, err error) {
+// giver is an open lease of another process, and the slot that it offers.
+type giver struct {
+	obj *mem.Object
+	id  uint64
+	n   int
+}
+
+// giver opens the lease of an offer; nil if it is not there, or ours.
+//
+// The last one stays open, as the client of a manager mostly comes again. One
+// that has lost its name meanwhile, with its owner or because it was empty, is
+// not locked any more and offers nothing.
+func (l *Lease) giver(offer string) *giver {
 	lease, slot, ok := strings.Cut(offer, ".")
 	id, err := strconv.ParseUint(lease, 16, 64)
-	if n, nerr := strconv.Atoi(slot); ok && err == nil && nerr == nil && n >= 0 && n < maxSize/slotSize && !l.Is(id) {
-		dir, err := mem.LeaseDir(l.dir)
-		if err != nil {
-			return nil, 0, err
+	n, nerr := strconv.Atoi(slot)
+	if !ok || err != nil || nerr != nil || n < 0 || n >= maxSize/slotSize || l.Is(id) {
+		return nil
+	}
+	if g := l.spared.Swap(nil); g != nil {
+		if g.id == id {
+			g.n = n
+			return g
 		}
-		if o, err := mem.Open(dir, hidden(kindLease, id, 0), true); err == nil {
-			return o, n, nil
+		_ = g.obj.Close()
+	}
+	dir, err := mem.LeaseDir(l.dir)
+	if err != nil {
+		return nil
+	}
+	o, err := mem.Open(dir, hidden(kindLease, id, 0), true)
+	if err != nil {
+		return nil
+	}
+	var b [slotSize]byte
+	if got, err := o.ReadAt(b[:], 0); err == nil && got == len(b) {
+		if h, err := decodeHeader(b[:]); err == nil && h.ID == id {
+			return &giver{o, id, n}
 		}
 	}
-	return nil, 0, nil
+	_ = o.Close()
+	return nil
 }
 
-// offers tells whether slot n of the lease o names the block as one that passes,
-// or, if any, in whatever state.
-func offers(o *mem.Object, n int, block mem.Stat, any bool) bool {
-	if o.UID != block.UID && o.UID != 0 {
+func (l *Lease) spareGiver(g *giver) {
+	if old := l.spared.Swap(g); old != nil {
+		_ = old.obj.Close()
+	}
+}
+
+// offers tells whether the slot names the block as one that passes, or, if any,
+// in whatever state.
+func (g *giver) offers(block mem.Stat, any bool) bool {
+	if g.obj.UID != block.UID && g.obj.UID != 0 {
 		return false // not its to give
 	}
 	var b [slotSize]byte
-	if got, err := o.ReadAt(b[:], 0); err != nil || got < len(b) {
-		return false
-	}
-	if h, err := decodeHeader(b[:]); err != nil || hidden(kindLease, h.ID, 0) != o.Name {
-		return false
-	}
-	if got, err := o.ReadAt(b[:], int64(slotOffset(n))); err != nil || got < len(b) {
+	if got, err := g.obj.ReadAt(b[:], int64(slotOffset(g.n))); err != nil || got < len(b) {
 		return false
 	}
 	r, state := decodeSlot(b[:])

@@ -24,6 +24,9 @@ func other(t *testing.T, dir string) *Lease {
 // die does to a lease what its process's death does.
 func die(t *testing.T, l *Lease) {
 	t.Helper()
+	if g := l.spared.Swap(nil); g != nil {
+		g.obj.Close()
+	}
 	if l.inc == nil {
 		return
 	}
@@ -165,6 +168,56 @@ func TestWithdrawn(t *testing.T) {
 	}
 	die(t, giver)
 	if got := sweep(t, dir); !slices.Equal(got, []string{"block"}) {
+		t.Errorf("a sweep has removed %q", got)
+	}
+}
+
+// TestTakeAgain takes from the same lease, its successor and another one: the one
+// that stays open must not be taken for what it was.
+func TestTakeAgain(t *testing.T) {
+	dir := t.TempDir()
+	taker, a, b := other(t, dir), other(t, dir), other(t, dir)
+	a.spare = maxSpare // so that it loses its file at once
+	block := func(name string) mem.Stat { return file(t, dir, name) }
+	pass := func(giver *Lease, s mem.Stat) (offer string) {
+		t.Helper()
+		slot := record(t, giver, s)
+		offer = slot.Offer()
+		theirs := take(t, taker, s, offer)
+		if theirs == nil {
+			t.Fatalf("%s: not taken", s.Name)
+		}
+		slot.Forget()
+		theirs.Settle()
+		return offer
+	}
+	stays := record(t, a, block("stays"))
+	pass(a, block("a1"))
+	pass(a, block("a2"))
+	pass(b, block("b1"))
+	s := block("a3")
+	old := pass(a, s)
+	stays.Forget()
+	if a.inc != nil {
+		t.Fatal("the lease is still there")
+	}
+	if take(t, taker, s, old) != nil || taker.Withdrawn(s, old) {
+		t.Error("taken from a lease that is gone")
+	}
+	if now := pass(a, block("a4")); now[:16] == old[:16] {
+		t.Fatal("the same lease again")
+	}
+	dead := record(t, a, block("dead"))
+	offer := dead.Offer()
+	die(t, a)
+	gone, err := mem.Lookup(dir, "dead")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if take(t, taker, gone, offer) != nil {
+		t.Error("taken from the dead")
+	}
+	if got := sweep(t, dir); !slices.Equal(got, []string{"dead"}) {
 		t.Errorf("a sweep has removed %q", got)
 	}
 }

@@ -23,7 +23,7 @@ import (
 //	32  8  inode of that namespace, 0 if unknown
 //	40  8  start time of the owner in clock ticks since boot, 0 if unknown
 //	48  8  when the file was made, nanoseconds since 1970
-//	56  8  zero (kept for the lease word of package lock)
+//	56  8  life and bell of a member (member.go), zero otherwise
 //	64     zero up to 320
 //
 // then slots:

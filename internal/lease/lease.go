@@ -28,6 +28,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sharedmem/shm/internal/crash"
@@ -84,6 +85,8 @@ type Lease struct {
 	spent time.Time
 	timer *time.Timer
 	tell  func(dir string, id uint64)
+
+	spared atomic.Pointer[giver]
 }
 
 // incarnation is the lease file itself. A lease with nothing in it loses its
@@ -216,10 +219,16 @@ var ownStart = sync.OnceValue(func() uint64 {
 	return t
 })
 
+// newID leaves the lowest four bits free, for those who put an ID into a word
+// and want a flag beside it (package lock).
 func newID() uint64 {
 	var b [8]byte
-	rand.Read(b[:]) // never fails since Go 1.24
-	return binary.LittleEndian.Uint64(b[:])
+	for {
+		rand.Read(b[:]) // never fails since Go 1.24
+		if id := binary.LittleEndian.Uint64(b[:]) &^ 0xf; id != 0 {
+			return id
+		}
+	}
 }
 
 // Temp returns a hidden name for an object that is being made. It pins the
