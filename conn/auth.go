@@ -14,6 +14,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"slices"
 	"sync"
 )
@@ -150,10 +151,10 @@ func (c *Conn) handshake(s *settings, listener bool) error {
 // early tells whether to send a challenge before the peer's verdict. A peer that
 // rejects our answer closes the connection with the challenge unread, and over TCP
 // the reset that follows may take its verdict away. What has arrived on a Unix
-// socket can be read.
+// socket can be read; of Windows' nobody promises that.
 func (c *Conn) early() bool {
 	_, unix := c.nc.(*net.UnixConn)
-	return unix
+	return unix && runtime.GOOS != "windows"
 }
 
 // ask sends a challenge. forget is never nil.
