@@ -32,8 +32,46 @@ type Block struct {
 	guard guard.Guard
 	raw   atomic.Bool // somebody may hold a pointer that Close does not know of
 
-	mu   sync.Mutex
-	file io.Closer // an anonymous block's *os.File; on Windows the handle that keeps the name
+	mu    sync.Mutex
+	file  io.Closer // an anonymous block's *os.File; on Windows the handle that keeps the name
+	hooks []closeHook
+	late  bool // Close has called the hooks
+}
+
+type closeHook struct {
+	busy    func() error
+	closing func()
+}
+
+// OnClose is for packages that have something in the block, as locks are. When
+// Close is called it first asks busy of each: if one returns an error, Close
+// returns it and the block stays open. Then it calls closing of each, once, which
+// wakes those who wait in the block. Either may be nil.
+//
+// Errors: os.ErrClosed.
+func (b *Block) OnClose(busy func() error, closing func()) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.late || b.guard.Closed() {
+		return &Error{"attach to", b.name, os.ErrClosed}
+	}
+	b.hooks = append(b.hooks, closeHook{busy, closing})
+	return nil
+}
+
+// Identity is a comparable value that two Blocks of one process have in common
+// if, and as long as, they are the same memory.
+type Identity struct {
+	id        mem.ID
+	name, dir string
+}
+
+// Identity tells this memory from any other.
+func (b *Block) Identity() Identity {
+	if b.id != (mem.ID{}) {
+		return Identity{id: b.id}
+	}
+	return Identity{name: b.name, dir: b.dir} // Windows knows no identities
 }
 
 // Name returns the block's name without the leading slash, "" if it is
@@ -212,8 +250,28 @@ func (b *Block) Done() <-chan struct{} { return b.guard.Done() }
 // Close lets go of the memory in this process. It waits for calls of Do and
 // Acquire in flight; what Bytes, At and Slice returned must not be used any
 // more, and faults. The block itself stays, and so does its ownership as long
-// as this process lives. Closing again returns nil.
+// as this process lives. Closing again returns nil. If this process holds a lock
+// in the block (package lock), Close returns that as an error and does nothing.
 func (b *Block) Close() error {
+	if !b.guard.Closed() {
+		b.mu.Lock()
+		hooks := b.hooks
+		for _, h := range hooks {
+			if h.busy != nil {
+				if err := h.busy(); err != nil {
+					b.mu.Unlock()
+					return wrap("close", b.name, err)
+				}
+			}
+		}
+		b.hooks, b.late = nil, true
+		b.mu.Unlock()
+		for _, h := range hooks {
+			if h.closing != nil {
+				h.closing()
+			}
+		}
+	}
 	if !b.guard.Close() {
 		return nil
 	}

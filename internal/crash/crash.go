@@ -59,4 +59,35 @@ var Points = []string{
 	"store:begun",  // an item that becomes nil is so already, any other is untouched
 	"store:value",  // its slot has the value, but not its format
 	"store:format", // and its format, but not its code
+
+	// Locks.
+	"lock:taken",          // the word is this process's, its caller does not know
+	"lock:waiting",        // the word says that somebody sleeps, and nobody does yet
+	"lock:woken",          // woken, and the lock not taken
+	"lock:taken-over",     // the word was a dead process's
+	"unlock:begun",        // about to unlock
+	"unlock:free",         // unlocked, nobody woken
+	"unlock:woken",        // one has been woken
+	"lock:mended",         // what the dead owner left is mended
+	"rwlock:writing",      // no reader is left
+	"rwlock:forgotten",    // a dead reader's slot is cleared
+	"rwlock:draining",     // about to sleep until a reader leaves
+	"rwlock:granting",     // about to let in who waits to read
+	"rwlock:granted",      // one is let in and not woken
+	"rwlock:slot",         // the process has a slot
+	"rwlock:held",         // the slot is held, no look at the word since
+	"rwlock:want",         // the slot says that it wants to be
+	"rwlock:reader-woken", // woken, and not looked why
+	"rwlock:retreated",    // the slot is not held any more, no writer woken
+	"cond:signalled",      // counted, nobody woken
+	"event:set",           // set, nobody woken
+	"event:passed",        // passed, an automatic one is used
+	"once:ready",          // done, and not said so
+	"once:done",           // said so, nobody woken
+	"sem:taken",           // a permit is taken
+	"sem:waiting",         // the word says that somebody sleeps, and nobody does yet
+	"sem:posted",          // a permit is there, nobody woken
+	"barrier:complete",    // all have come, nobody woken
+	"barrier:come",        // counted in, not asleep
+	"barrier:broken",      // broken, nobody woken
 }

@@ -1,6 +1,7 @@
 package layout
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -61,6 +62,10 @@ func Bytes[T any](s []T) []byte {
 	var t T
 	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(s))), uintptr(len(s))*unsafe.Sizeof(t))
 }
+
+// LowHalf is where in the bytes of a 64-bit word its low 32 bits lie. (So does
+// the kernel's futex: it looks at 32 bits only.)
+var LowHalf = 4 * int(binary.NativeEndian.Uint16([]byte{0, 1})&1)
 
 // HasPointers reports whether values of type t hold a pointer of this process.
 func HasPointers(t reflect.Type) bool { return pointerFree(t) != nil }
