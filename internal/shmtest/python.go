@@ -227,17 +227,23 @@ func cached(pattern string) []string {
 	return files
 }
 
-// PythonsWith returns the interpreters that can import a module, "numpy" or
-// "pyarrow", one for each version of the module, oldest first. It looks at those
-// of Pythons and in the environments that interop/python/fetch_numpy.py makes.
-// Without any it skips the test, unless SHM_REQUIRE has the module.
+// PythonsWith returns the interpreters that have a module, "numpy" or "pyarrow",
+// one for each version of the module, oldest first: those in the environments
+// that interop/python/fetch_numpy.py makes, and only if there are none those
+// of Pythons, as asking all of them takes seconds. Without any it skips the
+// test, unless SHM_REQUIRE has the module.
 func PythonsWith(t testing.TB, module string) []Python {
 	t.Helper()
 	if os.Getenv("SHM_QEMU") != "" {
 		Skip(t, module, "under emulation there is no interpreter")
 	}
-	ask, _ := withModule.LoadOrStore(module, sync.OnceValue(func() []Python { return importing(module) }))
-	found := ask.(func() []Python)()
+	find, _ := withModule.LoadOrStore(module, sync.OnceValue(func() []Python {
+		if found := environments(module); len(found) > 0 {
+			return found
+		}
+		return importing(module, slices.Clone(pythons()))
+	}))
+	found := find.(func() []Python)()
 	if len(found) == 0 {
 		Skip(t, module, "no CPython that imports it; interop/python/fetch_numpy.py makes one")
 	}
@@ -246,54 +252,51 @@ func PythonsWith(t testing.TB, module string) []Python {
 
 var withModule sync.Map
 
-// importing asks by importing: what is installed may still not load.
-func importing(module string) []Python {
+// environments returns those of fetch_numpy.py's environments whose VERSION,
+// "numpy==2.0.0 torch==…", has the module.
+func environments(module string) []Python {
+	bin := "bin/python3"
+	if runtime.GOOS == "windows" {
+		bin = `Scripts\python.exe`
+	}
+	var ps []Python
+	for _, file := range cached("env-*/VERSION") {
+		if strings.Contains(" "+readFile(file), " "+module+"==") {
+			ps = append(ps, Python{Path: filepath.Join(filepath.Dir(file), bin)})
+		}
+	}
+	return importing(module, askAll(ps))
+}
+
+// importing asks for the module by importing it: what is installed may still
+// not load.
+func importing(module string, ps []Python) []Python {
 	const probe = "import sys, importlib; sys.stdout.write(importlib.import_module(sys.argv[1]).__version__)"
-	envs := askAll(environments())
-	all := slices.Concat(envs, pythons())
-	versions := make([]string, len(all))
 	slots := make(chan bool, runtime.NumCPU())
 	var wg sync.WaitGroup
-	for i, p := range all {
+	for i := range ps {
+		p := &ps[i]
 		wg.Go(func() {
 			slots <- true
 			defer func() { <-slots }()
 			ctx, cancel := context.WithTimeout(context.Background(), Patience)
 			defer cancel()
 			if out, err := p.Cmd(ctx, "-c", probe, module).Output(); err == nil {
-				versions[i] = string(out)
+				p.Module = string(out)
 			}
 		})
 	}
 	wg.Wait()
-	var found []Python
-	for i, p := range all {
-		p.Module = versions[i]
-		same := func(o Python) bool { return o.Module == p.Module }
-		if p.Module != "" && !slices.ContainsFunc(found, same) {
-			found = append(found, p)
-		}
-	}
-	slices.SortStableFunc(found, func(a, b Python) int {
-		if newer(b.Module, a.Module) {
+	ps = slices.DeleteFunc(ps, func(p Python) bool { return p.Module == "" })
+	slices.SortStableFunc(ps, func(a, b Python) int {
+		if newer(a.Module, b.Module) {
+			return 1
+		} else if newer(b.Module, a.Module) {
 			return -1
 		}
-		return 1
+		return 0
 	})
-	return found
-}
-
-// environments lists the interpreters of fetch_numpy.py's environments.
-func environments() []Python {
-	bin := "bin/python3"
-	if runtime.GOOS == "windows" {
-		bin = `Scripts\python.exe`
-	}
-	var out []Python
-	for _, file := range cached("env-*/VERSION") {
-		out = append(out, Python{Path: filepath.Join(filepath.Dir(file), bin)})
-	}
-	return out
+	return slices.CompactFunc(ps, func(a, b Python) bool { return a.Module == b.Module })
 }
 
 // PythonProcess is a running interop/python/peer.py. Its methods are for the

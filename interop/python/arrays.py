@@ -1,8 +1,8 @@
 """What the tests of arrays have NumPy do: code for peer.py's "run".
 
 Arrays have a key each, and live until free(key). What a test expects in one is
-a Python expression, with np, and d for the dtype, that makes the elements in C
-order, so that Go and Python say independently what the bytes should be.
+a Python expression, with np, ml_dtypes, and d for the dtype, that makes the
+elements in C order, so that Go and Python say independently what the bytes should be.
 """
 import ast
 import io
@@ -29,7 +29,7 @@ def dt(text):
 
 
 def values(expr, dtype, shape):
-    return np.array(eval(expr, {"np": np, "d": dtype})).reshape(shape)
+    return np.array(eval(expr, {"np": np, "ml_dtypes": ml_dtypes, "d": dtype})).reshape(shape)
 
 
 def attach(name):
