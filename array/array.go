@@ -17,6 +17,7 @@ import (
 // Order is which index changes fastest as one goes through memory.
 type Order byte
 
+// The orders. Only C and Fortran can be asked for.
 const (
 	Strided Order = 0   // neither: a view with gaps
 	C       Order = 'C' // the last index, as in C; what NumPy and this package make unless asked
@@ -243,6 +244,11 @@ func FromBlockNPY[T any](b *shm.Block) (*Array[T], error) {
 	if err := npy.Match(want, &h.Type); err != nil {
 		return nil, &shm.Error{Op: op, Name: b.Name(), Err: formatError(err)}
 	}
+	// NumPy's own headers end at multiples of 16 at least; others' need not.
+	if n := reflect.TypeFor[T]().Align(); h.Offset%n != 0 {
+		return nil, &shm.Error{Op: op, Name: b.Name(),
+			Err: fmt.Errorf("%w: the elements begin at byte %d, and in Go they need a multiple of %d", shm.ErrFormat, h.Offset, n)}
+	}
 	h.Type = *want
 	return over[T](b, h)
 }
@@ -417,13 +423,17 @@ func (a *Array[T]) pos(idx []int) int {
 }
 
 // place is not generic, which saves the dictionary that such a function is
-// passed, and does two axes, the most frequent, without a loop: a loop of two
-// turns costs as much as all the rest of At.
+// passed, and does one axis and two, the most frequent, without a loop: a loop of
+// two turns costs as much as all the rest of At.
 func place(dims []dim, idx []int) int {
 	if len(idx) == 2 && len(dims) == 2 {
 		i, j, x, y := idx[0], idx[1], &dims[0], &dims[1]
 		if uint(i) < uint(x.n) && uint(j) < uint(y.n) {
 			return i*x.step + j*y.step
+		}
+	} else if len(idx) == 1 && len(dims) == 1 {
+		if i, x := idx[0], &dims[0]; uint(i) < uint(x.n) {
+			return i * x.step
 		}
 	}
 	if len(idx) != len(dims) {
@@ -459,7 +469,7 @@ func (a *Array[T]) Data() []T {
 	}
 	n := a.Len()
 	if n == 0 {
-		return a.data[:0]
+		return []T{} // first may lie anywhere, and data be nil
 	}
 	// Axes of length 1 may have any step: first is right even so.
 	return a.data[a.first : a.first+n : a.first+n]

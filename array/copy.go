@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/sharedmem/shm"
+	"github.com/sharedmem/shm/internal/layout"
 	"github.com/sharedmem/shm/internal/npy"
 )
 
@@ -52,7 +53,9 @@ func (a *Array[T]) Fill(v T) error {
 }
 
 // CopyFrom stores the elements of src, which has the same shape, whatever the
-// order of either in memory. They may lie in the same memory.
+// order of either in memory. They may lie in the same memory, also in two
+// mappings of one block; only what [Over] took from the other mapping is not
+// recognised.
 //
 // Errors: shm.ErrSize if the shapes differ, and those of Fill.
 func (a *Array[T]) CopyFrom(src *Array[T]) error {
@@ -76,11 +79,12 @@ func (a *Array[T]) CopyFrom(src *Array[T]) error {
 }
 
 func (a *Array[T]) copyFrom(src *Array[T]) {
-	if order := orderOf(a.dims); order != Strided && order == orderOf(src.dims) {
-		copy(a.Data(), src.Data()) // right for memory that overlaps
+	alias := a.aliases(src)
+	if order := orderOf(a.dims); order != Strided && order == orderOf(src.dims) && !alias {
+		copy(a.Data(), src.Data()) // right for memory that overlaps, if its addresses do
 		return
 	}
-	if a.overlaps(src) {
+	if alias || a.overlaps(src) {
 		src = src.clone()
 	}
 	// Along the axis that is densest where it is written: one that jumps makes
@@ -128,27 +132,51 @@ func (a *Array[T]) copyFrom(src *Array[T]) {
 
 func abs(n int) int { return max(n, -n) }
 
-// overlaps reports whether writing to a may change src. Two mappings of one
-// block have different addresses, and are told by the block's name; it errs on
-// the side of a copy.
-func (a *Array[T]) overlaps(src *Array[T]) bool {
-	if len(a.data) == 0 || len(src.data) == 0 {
-		return false
+// extent returns between which of data the elements lie: lo with it, hi without.
+func (a *Array[T]) extent() (lo, hi int) {
+	lo, hi = a.first, a.first+1
+	for _, d := range a.dims {
+		if d.n == 0 {
+			return 0, 0
+		}
+		if s := (d.n - 1) * d.step; s < 0 {
+			lo += s
+		} else {
+			hi += s
+		}
 	}
-	if a.block != nil && src.block != nil {
-		return a.block == src.block || a.block.Name() == src.block.Name()
-	}
-	if a.block != nil || src.block != nil {
-		return false
-	}
-	return a.shares(src)
+	return lo, hi
 }
 
-// shares reports whether two views are of the same slice. cap counts to its end,
-// so of two parts of one slice the last possible element is the same.
-func (a *Array[T]) shares(src *Array[T]) bool {
-	x, y := a.data[:cap(a.data)], src.data[:cap(src.data)]
-	return &x[len(x)-1] == &y[len(y)-1]
+// overlaps reports whether some bytes are both a's and src's, by their addresses.
+// Elements that interleave count as well, though none is in both.
+func (a *Array[T]) overlaps(src *Array[T]) bool {
+	lo, hi := a.extent()
+	x := layout.Bytes(a.data[lo:hi])
+	lo, hi = src.extent()
+	y := layout.Bytes(src.data[lo:hi])
+	if len(x) == 0 || len(y) == 0 {
+		return false
+	}
+	_, in := layout.Offset(x, &y[0])
+	_, around := layout.Offset(y, &x[0])
+	return in || around
+}
+
+// aliases reports whether src may be some of the same memory at other addresses:
+// in another mapping of the same block. Only the names tell, and a block made
+// from a descriptor has none; so it errs on the side of a copy.
+func (a *Array[T]) aliases(src *Array[T]) bool {
+	if a.block == nil || src.block == nil || a.block == src.block {
+		return false
+	}
+	if x, y := a.block.Name(), src.block.Name(); x != y && x != "" && y != "" {
+		return false
+	}
+	lo, hi := a.extent()
+	srcLo, srcHi := src.extent()
+	size := a.dtype.Size
+	return a.off+lo*size < src.off+srcHi*size && src.off+srcLo*size < a.off+hi*size
 }
 
 // Clone returns a copy in this process's own memory, in C order.

@@ -40,6 +40,8 @@ func Inspect(b *shm.Block) (Info, error) {
 
 // LoadNPY makes a block that holds a .npy file, as it is, and opens it. r is read
 // to the end of the elements, and the block appears only when they are complete.
+// (A header that ends where elements of T cannot begin is written anew; NumPy
+// makes none.)
 //
 // Errors: shm.ErrFormat if it is no such file, ends early, or is of another type
 // than T; those of [shm.Create], and r's own.
@@ -100,6 +102,12 @@ func readHeader[T any](r io.Reader) (*npy.Header, []byte, error) {
 		}
 		return nil, nil, err
 	}
+	if h.Offset%reflect.TypeFor[T]().Align() != 0 {
+		// Not of NumPy's making: in a block the elements need a better place.
+		if head, err = h.Append(nil); err != nil {
+			return nil, nil, formatError(err)
+		}
+	}
 	h.Type = *want
 	return h, head, nil
 }
@@ -123,35 +131,49 @@ func (a *Array[T]) WriteNPY(w io.Writer) (int64, error) {
 	if err != nil {
 		return 0, &shm.Error{Op: "write array", Err: formatError(err)}
 	}
-	n, err := w.Write(head)
-	total := int64(n)
-	if err != nil {
-		return total, err
+	var total int64
+	write := func(p []byte) error {
+		n, err := w.Write(p)
+		total += int64(n)
+		return err
 	}
 	err = a.within(func() error {
-		if data := a.Data(); data != nil {
-			n, err := w.Write(layout.Bytes(data))
-			total += int64(n)
+		if err := write(head); err != nil {
 			return err
 		}
-		buf := make([]T, 0, max(1, 64<<10/max(a.dtype.Size, 1)))
-		flush := func() error {
-			n, err := w.Write(layout.Bytes(buf))
-			total += int64(n)
-			buf = buf[:0]
-			return err
+		if data := a.Data(); data != nil && a.block == nil {
+			return write(layout.Bytes(data))
 		}
-		for r := range a.runs() {
-			for p := r.first; r.n > 0; r.n-- {
-				if buf = append(buf, a.data[p]); len(buf) == cap(buf) {
-					if err := flush(); err != nil {
-						return err
+		// w never sees the block itself: where it has been made smaller, a system
+		// call would report a bad address, and another goroutine, as at the other
+		// end of an io.Pipe, would crash.
+		v := a
+		if h.Fortran {
+			v = a.Transpose() // whose order of All is that of the memory
+		}
+		buf, fill := make([]T, min(v.Len(), max(1, 256<<10/max(a.dtype.Size, 1)))), 0
+		for r := range v.runs() {
+			for r.n > 0 {
+				k := min(r.n, len(buf)-fill)
+				if r.step == 1 {
+					copy(buf[fill:], v.data[r.first:r.first+k])
+					r.first += k
+				} else {
+					for i := range k {
+						buf[fill+i] = v.data[r.first]
+						r.first += r.step
 					}
 				}
-				p += r.step
+				r.n -= k
+				if fill += k; fill == len(buf) {
+					if err := write(layout.Bytes(buf)); err != nil {
+						return err
+					}
+					fill = 0
+				}
 			}
 		}
-		return flush()
+		return write(layout.Bytes(buf[:fill]))
 	})
 	return total, err
 }

@@ -112,17 +112,21 @@ func (a *Array[T]) Reshape(shape ...int) (*Array[T], error) {
 		}
 		return nil, e
 	}
+	asked := shape
 	shape = slices.Clone(shape)
 	n, open := a.Len(), slices.Index(shape, -1)
 	if open >= 0 {
 		shape[open] = 1
 	}
 	have, ok := npy.Elements(shape, a.dtype.Size)
-	if open >= 0 && ok && have > 0 && n%have == 0 {
-		shape[open], have = n/have, n
+	if open >= 0 {
+		// Beside a length of 0, any would do, and so none is left over.
+		if ok = ok && have > 0 && n%have == 0; ok {
+			shape[open], have = n/have, n
+		}
 	}
 	if !ok || have != n || len(shape) > npy.MaxDims {
-		return fail(fmt.Errorf("%w: %d elements do not have the shape %s", shm.ErrSize, n, npy.PyShape(shape)))
+		return fail(fmt.Errorf("%w: %d elements do not have the shape %s", shm.ErrSize, n, npy.PyShape(asked)))
 	}
 	if n == 0 {
 		return a.view(a.first, contiguous(&npy.Header{Shape: shape})), nil
@@ -158,7 +162,7 @@ func (a *Array[T]) Reshape(shape ...int) (*Array[T], error) {
 		for j := i; j < oldEnd-1; j++ {
 			if old[j].step != old[j+1].step*old[j+1].n {
 				return fail(fmt.Errorf("%w: %s cannot be a view of this array, as its elements have gaps or another order; Clone it first",
-					shm.ErrFormat, npy.PyShape(shape)))
+					shm.ErrFormat, npy.PyShape(asked)))
 			}
 		}
 		step := old[oldEnd-1].step

@@ -16,7 +16,7 @@ type Declaration struct{ C, Ctypes, NumPy string }
 // so that nothing rests on how a compiler pads; and structures in a structure
 // come first, as C and Python want them.
 func Declare(name string, d *DType) Declaration {
-	w := &declarer{}
+	w := &declarer{used: map[string]bool{}}
 	name = identifier(name, "element")
 	c, dims, ct := w.typeOf(name, d)
 	if !d.IsStruct() {
@@ -37,7 +37,10 @@ func npyArgument(d *DType) string {
 	return layout.PyRepr(d.String())
 }
 
-type declarer struct{ c, ct []string }
+type declarer struct {
+	c, ct []string
+	used  map[string]bool // names of structures
+}
 
 // typeOf returns d's name in C, what follows the name of a thing of that type
 // ("[4]"), and its name in ctypes.
@@ -69,6 +72,7 @@ func (w *declarer) typeOf(name string, d *DType) (c, dims, ct string) {
 		}
 		return c, outer + dims, ct
 	case d.IsStruct():
+		name = free(w.used, name)
 		w.structure(name, d)
 		return "struct " + name, "", name
 	case d.Kind == 'b':
@@ -108,7 +112,7 @@ func (w *declarer) typeOf(name string, d *DType) (c, dims, ct string) {
 func (w *declarer) structure(name string, d *DType) {
 	var c, ct strings.Builder
 	fmt.Fprintf(&c, "struct %s {\n", name)
-	fmt.Fprintf(&ct, "class %s(ctypes.Structure):\n    _pack_ = 1\n    _fields_ = [\n", name)
+	fmt.Fprintf(&ct, "class %s(ctypes.Structure):\n    _layout_ = \"ms\"\n    _pack_ = 1\n    _fields_ = [\n", name)
 	used, pads := map[string]bool{}, 0
 	field := func(fname, ctype, dims, cttype string) {
 		fmt.Fprintf(&c, "\t%s %s%s;\n", ctype, fname, dims)
@@ -116,7 +120,8 @@ func (w *declarer) structure(name string, d *DType) {
 	}
 	pad := func(n int) {
 		if n > 0 {
-			field(fmt.Sprintf("_pad%d", pads), "uint8_t", fmt.Sprintf("[%d]", n), fmt.Sprintf("ctypes.c_uint8 * %d", n))
+			name := free(used, fmt.Sprintf("_pad%d", pads))
+			field(name, "uint8_t", fmt.Sprintf("[%d]", n), fmt.Sprintf("ctypes.c_uint8 * %d", n))
 			pads++
 		}
 	}
@@ -125,11 +130,7 @@ func (w *declarer) structure(name string, d *DType) {
 		f := &d.Fields[i]
 		pad(f.Offset - end)
 		end = f.Offset + f.Type.Size
-		fname := identifier(f.Name, fmt.Sprintf("f%d", i))
-		for used[fname] {
-			fname += "_"
-		}
-		used[fname] = true
+		fname := free(used, identifier(f.Name, fmt.Sprintf("f%d", i)))
 		ctype, dims, cttype := w.typeOf(name+"_"+fname, &f.Type)
 		field(fname, ctype, dims, cttype)
 	}
@@ -137,6 +138,15 @@ func (w *declarer) structure(name string, d *DType) {
 	fmt.Fprintf(&c, "} __attribute__((packed));\n_Static_assert(sizeof(struct %s) == %d, \"%s\");", name, d.Size, name)
 	fmt.Fprintf(&ct, "    ]\n\nassert ctypes.sizeof(%s) == %d", name, d.Size)
 	w.c, w.ct = append(w.c, c.String()), append(w.ct, ct.String())
+}
+
+// free makes a name that is not used yet, and notes it.
+func free(used map[string]bool, name string) string {
+	for used[name] {
+		name += "_"
+	}
+	used[name] = true
+	return name
 }
 
 // identifier makes a name that C and Python take, from any that NumPy had.
@@ -156,9 +166,14 @@ func identifier(s, or string) string {
 	return s
 }
 
-// reserved are words of C or Python that a field may well be called.
-var reserved = map[string]bool{"char": true, "class": true, "const": true, "def": true, "default": true, "del": true,
-	"double": true, "float": true, "for": true, "from": true, "global": true, "if": true, "import": true, "in": true,
-	"int": true, "is": true, "lambda": true, "long": true, "not": true, "or": true, "pass": true, "register": true,
-	"return": true, "short": true, "signed": true, "static": true, "struct": true, "union": true, "unsigned": true,
-	"void": true, "volatile": true, "while": true, "with": true, "and": true, "as": true, "auto": true, "enum": true}
+// reserved are the words of C and Python that are no names.
+var reserved = func() map[string]bool {
+	m := map[string]bool{}
+	for _, w := range strings.Fields(`False None True alignas alignof and as assert async auto await bool break case char class const constexpr continue
+	def default del do double elif else enum except extern finally float for from global goto if import in inline int is
+	lambda long nonlocal not nullptr or pass raise register restrict return short signed sizeof static static_assert
+	struct switch thread_local try typedef typeof typeof_unqual union unsigned void volatile while with yield`) {
+		m[w] = true
+	}
+	return m
+}()

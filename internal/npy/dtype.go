@@ -87,7 +87,7 @@ func ParseType(s string) (DType, error) {
 	if text == "" {
 		return bad("empty")
 	}
-	d := DType{Kind: text[0], Big: order == '>' || order == '=' && BigEndian}
+	d := DType{Kind: text[0], Big: order == '>' || order != '<' && BigEndian}
 	digits, unit, _ := strings.Cut(text[1:], "[")
 	n := 0
 	if digits != "" {
@@ -114,7 +114,9 @@ func ParseType(s string) (DType, error) {
 		}
 		ok, d.Big = true, false
 	case 'U':
-		d.Size, ok = 4*n, true
+		if ok = n <= math.MaxInt32/4; ok {
+			d.Size = 4 * n
+		}
 	case 'M', 'm':
 		if ok = n == 8; ok && unit != "" {
 			u, found := strings.CutSuffix(unit, "]")
@@ -219,6 +221,12 @@ func subArray(d DType, shape any) (DType, error) {
 		sub.Size *= n
 		sub.Shape = append(sub.Shape, n)
 	}
+	if d.Elem != nil { // arrays of arrays are to NumPy arrays of more dimensions
+		sub.Elem, sub.Shape = d.Elem, append(sub.Shape, d.Shape...)
+		if len(sub.Shape) > MaxDims {
+			return DType{}, fmt.Errorf("%w: a sub-array of %d dimensions", ErrDType, len(sub.Shape))
+		}
+	}
 	return sub, nil
 }
 
@@ -244,6 +252,9 @@ func (d *DType) String() string {
 func (d *DType) short(full bool) string {
 	if d.Name != "" && full {
 		return d.Name
+	}
+	if d.Kind == 'b' && !full {
+		return "?"
 	}
 	var out []byte
 	switch {
@@ -290,14 +301,22 @@ func (d *DType) spell() string {
 		out.WriteByte(']')
 	default:
 		// With holes only the long form says where the fields lie.
-		var names, formats, offsets []string
+		var names, formats, offsets, titles []string
+		titled := ""
 		for _, f := range d.Fields {
+			if titles = append(titles, "None"); f.Title != "" {
+				titles[len(titles)-1] = layout.PyRepr(f.Title)
+				titled = ", 'titles': [%s]"
+			}
 			names = append(names, layout.PyRepr(f.Name))
 			formats = append(formats, f.Type.quoted())
 			offsets = append(offsets, strconv.Itoa(f.Offset))
 		}
-		fmt.Fprintf(&out, "{'names': [%s], 'formats': [%s], 'offsets': [%s], 'itemsize': %d}",
-			strings.Join(names, ", "), strings.Join(formats, ", "), strings.Join(offsets, ", "), d.Size)
+		if titled != "" {
+			titled = fmt.Sprintf(titled, strings.Join(titles, ", "))
+		}
+		fmt.Fprintf(&out, "{'names': [%s], 'formats': [%s], 'offsets': [%s]%s, 'itemsize': %d}",
+			strings.Join(names, ", "), strings.Join(formats, ", "), strings.Join(offsets, ", "), titled, d.Size)
 	}
 	return out.String()
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/sharedmem/shm/internal/layout"
 )
@@ -92,6 +93,9 @@ func ofNamed(t reflect.Type, path string) (*DType, error) {
 			return nil, fmt.Errorf("%s: %v's NumPyDType: %w", path, t, err)
 		}
 	}
+	if t.Size() == 0 {
+		return nil, fmt.Errorf("%w: %s is a %v, which has no bytes", ErrDType, path, t)
+	}
 	if d.Size != int(t.Size()) {
 		return nil, fmt.Errorf("%w: %s is a %v of %d bytes, and its NumPyDType says %s", ErrDType, path, t, t.Size(), layout.PyRepr(name))
 	}
@@ -139,6 +143,9 @@ func ofStruct(t reflect.Type, path string, d *DType) (*DType, error) {
 		name := f.Name
 		if tag, ok := f.Tag.Lookup("npy"); ok && tag != "" {
 			name = tag
+		}
+		if !utf8.ValidString(name) {
+			return nil, fmt.Errorf("%w: the name of %s is not UTF-8: %q", ErrDType, at, name)
 		}
 		if slices.ContainsFunc(d.Fields, func(o Field) bool { return o.Name == name }) {
 			return nil, fmt.Errorf("%w: %s is a second field named %s", ErrDType, at, layout.PyRepr(name))
@@ -188,10 +195,18 @@ func match(want, have *DType, path string) error {
 		if want.Kind == 'U' && have.Elem != nil && have.Elem.Kind == 'i' && have.Elem.Size == 4 && have.Elem.Big == want.Big {
 			return nil
 		}
-		if want.Elem == nil || have.Elem == nil || !slices.Equal(want.Shape, have.Shape) {
+		if want.Elem == nil || have.Elem == nil {
 			return differ()
 		}
-		return match(want.Elem, have.Elem, path)
+		n := len(want.Shape)
+		if len(have.Shape) < n || !slices.Equal(want.Shape, have.Shape[:n]) {
+			return differ()
+		}
+		if len(have.Shape) == n {
+			return match(want.Elem, have.Elem, path)
+		}
+		// [2][4]byte, two texts, may stand for the numbers ('|u1', (2, 4)).
+		return match(want.Elem, &DType{Elem: have.Elem, Shape: have.Shape[n:], Size: want.Elem.Size}, path)
 	}
 	if want.Kind != have.Kind || want.Unit != have.Unit {
 		return differ()
