@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -644,6 +645,47 @@ del a
 			t.Errorf("NumPy reads %v, Go %v", got, a.At(0, 1))
 		}
 	})
+}
+
+// docs/python.md says what becomes of an array whose memory was closed first.
+func TestNumPyClosedFirst(t *testing.T) {
+	const program = `
+import sys
+from multiprocessing import shared_memory
+import numpy as np
+block = shared_memory.SharedMemory(sys.argv[1], create=True, size=4096)
+block.unlink()
+a = eval(sys.argv[2])
+try:
+    block.close()
+except BufferError:
+    print("BufferError")
+    del a # else it is raised again at exit
+else:
+    a[0]
+`
+	if runtime.GOOS == "windows" {
+		t.Skip("a fault does not end a process with a signal there")
+	}
+	for _, py := range shmtest.PythonsWith(t, "numpy") {
+		old := strings.HasPrefix(py.Module, "1.17.")
+		for expr, fault := range map[string]bool{
+			`np.ndarray(512, "f8", block.buf)`: true,
+			`np.frombuffer(block.buf)`:         old,
+			`np.asarray(block.buf)`:            false,
+		} {
+			if !old && !strings.HasPrefix(py.Module, "2.") {
+				continue // nothing is said of those between
+			}
+			out, err := py.Cmd(t.Context(), "-c", program, shmtest.Name(t), expr).Output()
+			if fault && (err == nil || !strings.HasPrefix(err.Error(), "signal: segmentation fault")) {
+				t.Errorf("NumPy %s, %s: %q, %v; not a segmentation fault", py.Module, expr, out, err)
+			}
+			if !fault && (err != nil || strings.TrimSpace(string(out)) != "BufferError") {
+				t.Errorf("NumPy %s, %s: %q, %v; not BufferError", py.Module, expr, out, err)
+			}
+		}
+	}
 }
 
 // What torch.frombuffer makes of Go's elements, and Go of its.

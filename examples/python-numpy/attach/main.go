@@ -21,7 +21,8 @@ func main() {
 }
 
 func run(name string) error {
-	// c = np.ndarray((6,), np.int64, SharedMemory(name, track=False).buf)
+	// existing_shm = SharedMemory(name, track=False)
+	// c = np.ndarray((6,), np.int64, existing_shm.buf)
 	c, err := array.Open[int64](name, []int{6}, nil)
 	if err != nil {
 		return err
