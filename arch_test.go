@@ -27,6 +27,7 @@ var layers = [][]string{
 	{"internal/cli"},
 	{"internal/demo"},
 	{"worker", "manager"},
+	{"array/npz"}, // above array, whose files it packs
 	{"conn", "list", "array", "lock", "ring", "topic"},
 	{"."},
 	{"internal/tracker"},
