@@ -113,8 +113,6 @@ func (m model) transpose() model {
 	})
 }
 
-const modelSize = 600 // elements in memory, more than any array of the test has
-
 // world is a block, twice in this process, and what should be in it.
 type world struct {
 	t      *testing.T
@@ -136,7 +134,7 @@ func (w *world) random() (*array.Array[int32], model) {
 	}
 	b := w.blocks[w.r.IntN(2)]
 	if w.r.IntN(3) > 0 {
-		order, off := []array.Order{array.C, array.Fortran}[w.r.IntN(2)], w.r.IntN(modelSize-n)
+		order, off := []array.Order{array.C, array.Fortran}[w.r.IntN(2)], w.r.IntN(len(w.mem)-n)
 		a, err := array.FromBlock[int32](b, 4*off, shape, order)
 		if err != nil {
 			w.t.Fatal(err)
@@ -152,7 +150,7 @@ func (w *world) random() (*array.Array[int32], model) {
 		return a, m
 	}
 	for {
-		strides, off := make([]int, len(shape)), w.r.IntN(modelSize)
+		strides, off := make([]int, len(shape)), w.r.IntN(len(w.mem))
 		lo, hi := off, off
 		for i, n := range shape {
 			s := w.r.IntN(41) - 20
@@ -160,7 +158,7 @@ func (w *world) random() (*array.Array[int32], model) {
 			lo, hi = lo+min(0, s*(n-1)), hi+max(0, s*(n-1))
 		}
 		a, err := array.FromBlockStrided[int32](b, 4*off, shape, strides)
-		if n > 0 && (lo < 0 || hi >= modelSize) {
+		if n > 0 && (lo < 0 || hi >= len(w.mem)) {
 			if !errors.Is(err, shm.ErrSize) {
 				w.t.Fatalf("from %d, %v in steps of %v: %v, and it leaves the block", 4*off, shape, strides, err)
 			}
@@ -471,7 +469,7 @@ func (w *world) change(a *array.Array[int32], m model, path []string) {
 		}
 		path = append(path, fmt.Sprintf("CopyFrom(%v at %v)", s.shape, s.at))
 	}
-	got, err := shm.Slice[int32](w.blocks[0], 0, modelSize)
+	got, err := shm.Slice[int32](w.blocks[0], 0, len(w.mem))
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -486,7 +484,9 @@ func TestViewsAgainstModel(t *testing.T) {
 	if os.Getenv("SHM_QEMU") != "" || testing.Short() {
 		rounds = 300
 	}
-	b, err := shm.Create(shmtest.Name(t), 4*modelSize, nil)
+	// A page, which is more than any array of the test has: smaller blocks are
+	// rounded up to one where a system does that.
+	b, err := shm.Create(shmtest.Name(t), os.Getpagesize(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -498,11 +498,11 @@ func TestViewsAgainstModel(t *testing.T) {
 	}
 	defer o.Close()
 	for seed := range rounds {
-		w := &world{t: t, r: rand.New(rand.NewPCG(uint64(seed), 5)), blocks: [2]*shm.Block{b, o}, mem: make([]int32, modelSize)}
+		w := &world{t: t, r: rand.New(rand.NewPCG(uint64(seed), 5)), blocks: [2]*shm.Block{b, o}, mem: make([]int32, b.Size()/4)}
 		for i := range w.mem {
 			w.mem[i] = int32(i)
 		}
-		data, err := shm.Slice[int32](b, 0, modelSize)
+		data, err := shm.Slice[int32](b, 0, len(w.mem))
 		if err != nil {
 			t.Fatal(err)
 		}

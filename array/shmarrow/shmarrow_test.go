@@ -83,7 +83,7 @@ func mixed(t testing.TB, from, n int) arrow.RecordBatch {
 			b.Field(2).(*arrowarray.StringBuilder).Append(fmt.Sprintf("place %d", i))
 		}
 		b.Field(3).(*arrowarray.BooleanBuilder).Append(i%3 == 0)
-		b.Field(4).(*arrowarray.TimestampBuilder).Append(arrow.Timestamp(i * 1e9))
+		b.Field(4).(*arrowarray.TimestampBuilder).Append(arrow.Timestamp(i) * 1e9)
 		stops.Append(true)
 		for k := range i % 4 {
 			stops.ValueBuilder().(*arrowarray.Int16Builder).Append(int16(k))
@@ -597,7 +597,7 @@ func readAll(b *shm.Block) (rows int64, err error) {
 // Any byte may be another one: that is an error or another value, and never
 // a panic.
 func TestBrokenFiles(t *testing.T) {
-	f, err := shmarrow.Create(shmtest.Name(t), nil, []arrow.RecordBatch{mixed(t, 0, 5), mixed(t, 5, 6)}, nil)
+	f, err := shmarrow.Create(shmtest.Name(t), nil, []arrow.RecordBatch{mixed(t, 0, 4), mixed(t, 4, 4)}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -606,7 +606,7 @@ func TestBrokenFiles(t *testing.T) {
 	refused := 0
 	for i := range p {
 		old := p[i]
-		for _, bad := range []byte{old ^ 1, old ^ 0x80, 0xff} {
+		for _, bad := range []byte{old ^ 1, 0xff} {
 			p[i] = bad
 			if _, err := readAll(f.Block()); err != nil {
 				refused++
@@ -617,7 +617,7 @@ func TestBrokenFiles(t *testing.T) {
 		}
 		p[i] = old
 	}
-	if rows, err := readAll(f.Block()); err != nil || rows != 11 || refused < 1000 {
+	if rows, err := readAll(f.Block()); err != nil || rows != 8 || refused < 1000 {
 		t.Errorf("in the end %d rows, %v; %d were refused", rows, err, refused)
 	}
 }

@@ -181,9 +181,10 @@ func parseFields(fields list) (DType, error) {
 				return bad(fmt.Errorf("%s: %w", layout.PyRepr(clip(f.Name)), err))
 			}
 		}
-		if d.Size += f.Type.Size; d.Size > math.MaxInt32 {
+		if f.Type.Size > math.MaxInt32-d.Size { // as an int may have 32 bits
 			return bad(fmt.Errorf("%w: an element of more than 2 GiB", ErrDType))
 		}
+		d.Size += f.Type.Size
 		if f.Name == "" && f.Type.Kind == 'V' && !f.Type.IsStruct() {
 			continue
 		}
