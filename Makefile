@@ -21,6 +21,9 @@ QEMU ?= $(shell command -v qemu-aarch64-static || command -v qemu-aarch64)
 # tools/ is not among them, as its hundreds of dependencies should not take
 # part in the choice of anybody's versions.
 MODULES = $(shell go list -m -f '{{.Dir}}')
+# Those of them whose tests run with ours. Not emulated: they have no code for
+# one system.
+BESIDE = ./array/shmarrow/... ./array/shmgonum/...
 LINT = GOWORK=off go tool -modfile=$(CURDIR)/tools/go.mod golangci-lint
 
 ##@ Build
@@ -59,11 +62,11 @@ cross: ## code and tests compile and vet for every system
 	done; test -z "$$failed"
 
 ##@ Tests
-test: ## the tests
-	go test $(TESTFLAGS) ./...
+test: ## the tests, also of the heavy modules
+	go test $(TESTFLAGS) ./... $(BESIDE)
 
 race: ## the tests under the race detector, which sees the heap only, not shared memory
-	go test -race $(TESTFLAGS) ./...
+	go test -race $(TESTFLAGS) ./... $(BESIDE)
 
 test-386: ## the tests with 32-bit words
 	GOARCH=386 CGO_ENABLED=0 go test $(TESTFLAGS) ./...
