@@ -9,7 +9,6 @@ import (
 	"github.com/sharedmem/shm"
 	"github.com/sharedmem/shm/internal/crash"
 	"github.com/sharedmem/shm/internal/lease"
-	"github.com/sharedmem/shm/internal/platform/wait"
 )
 
 // A Barrier's word: in its high half how many have come, in its low half, for those
@@ -130,7 +129,7 @@ func (b *Barrier) wait(ctx context.Context) (int, error) {
 		if n+1 >= int(b.param) {
 			if b.st.word.CompareAndSwap(w, uint64(uint32(w)+barrierRound)) {
 				crash.Point("barrier:complete")
-				wait.Wake(b.low, 1<<30)
+				wake(b.low, 1<<30)
 				return n, nil
 			}
 		} else if b.st.word.CompareAndSwap(w, w+1<<32) {
@@ -195,7 +194,7 @@ func (b *Barrier) judge() error {
 			}
 			if b.st.word.CompareAndSwap(w, w|barrierBroken) {
 				crash.Point("barrier:broken")
-				wait.Wake(b.low, 1<<30)
+				wake(b.low, 1<<30)
 				return ErrBroken
 			}
 		}
@@ -230,7 +229,7 @@ func (b *Barrier) Reset() error {
 		low := uint32(w) &^ barrierBroken
 		low = low&^(barrierRound-barrierReset) | (low+barrierReset)&(barrierRound-barrierReset)
 		if b.st.word.CompareAndSwap(w, uint64(low)) {
-			wait.Wake(b.low, 1<<30)
+			wake(b.low, 1<<30)
 			break
 		}
 	}

@@ -7,7 +7,6 @@ import (
 
 	"github.com/sharedmem/shm"
 	"github.com/sharedmem/shm/internal/crash"
-	"github.com/sharedmem/shm/internal/platform/wait"
 )
 
 // Cond is a condition variable: processes that hold a [Mutex] wait here until
@@ -58,7 +57,7 @@ func (c *Cond) WaitContext(ctx context.Context, m *Mutex) error {
 		err = c.park(ctx, c.low, seq, bell)
 	}
 	if err != nil && c.low.Load() != seq && !c.closed.Load() {
-		wait.Wake(c.low, 1) // the signal may have been for another
+		wake(c.low, 1) // the signal may have been for another
 	}
 	return errors.Join(c.fail("wait", err), m.Lock())
 }
@@ -79,6 +78,6 @@ func (c *Cond) signalAll(n int) error {
 	}
 	c.low.Add(1)
 	crash.Point("cond:signalled")
-	wait.Wake(c.low, n)
+	wake(c.low, n)
 	return nil
 }

@@ -6,7 +6,6 @@ import (
 
 	"github.com/sharedmem/shm"
 	"github.com/sharedmem/shm/internal/crash"
-	"github.com/sharedmem/shm/internal/platform/wait"
 )
 
 // The low half of an Event's word: the lowest bit says that it is set, the others
@@ -68,7 +67,7 @@ func (e *Event) Set() error {
 	if e.auto {
 		n = 1
 	}
-	wait.Wake(e.low, n)
+	wake(e.low, n)
 	return nil
 }
 
@@ -157,11 +156,11 @@ func (e *Event) waitAuto(ctx context.Context) error {
 	if e.pass() {
 		return nil
 	}
-	s, done, err := e.sleeping(ctx)
+	s, err := e.sleeping(ctx)
 	if err != nil {
 		return err
 	}
-	defer done()
+	defer s.done()
 	for {
 		bell := e.member.Bell.Load()
 		w := e.low.Load()
@@ -173,7 +172,7 @@ func (e *Event) waitAuto(ctx context.Context) error {
 		}
 		if err := e.sleep(ctx, s, e.low, w, bell); err != nil {
 			if e.low.Load()&eventSet != 0 {
-				wait.Wake(e.low, 1) // it may have been for another
+				wake(e.low, 1) // it may have been for another
 			}
 			return err
 		}

@@ -5,10 +5,10 @@ import (
 	"errors"
 	"math"
 	"os"
+	"sync/atomic"
 
 	"github.com/sharedmem/shm"
 	"github.com/sharedmem/shm/internal/crash"
-	"github.com/sharedmem/shm/internal/platform/wait"
 )
 
 // The word of a Mutex is the ID of its owner's lease, whose lowest four bits are
@@ -34,6 +34,12 @@ func owner(w uint64) uint64 { return w &^ flags }
 // Mutex is a mutual exclusion lock between processes, and between goroutines.
 type Mutex struct {
 	noCopy noCopy
+	// What an uncontended Lock and Unlock touch, here: a pointer to follow is a
+	// tenth of what they take.
+	word *word64
+	id   uint64
+	end  *atomic.Bool // closed
+	wish *atomic.Bool // parked
 	*handle
 }
 
@@ -54,7 +60,7 @@ func NewMutex(b *shm.Block, off int) (*Mutex, error) {
 		return nil, err
 	}
 	h.setHeld(func() bool { w := h.st.word.Load(); return w != wordBroken && owner(w) == h.me })
-	return &Mutex{handle: h}, nil
+	return &Mutex{handle: h, word: &h.st.word, id: h.me, end: &h.closed, wish: &h.parked}, nil
 }
 
 func (h *handle) setHeld(f func() bool) {
@@ -68,7 +74,7 @@ func (h *handle) setHeld(f func() bool) {
 // Errors: ErrOwnerDied, with the lock held; ErrNotRecoverable; os.ErrClosed;
 // shm.ErrTruncated.
 func (m *Mutex) Lock() error {
-	if !m.closed.Load() && m.st.word.CompareAndSwap(0, m.me) {
+	if !m.end.Load() && m.word.CompareAndSwap(0, m.id) {
 		crash.Point("lock:taken")
 		m.shadow.acquire()
 		return nil
@@ -81,7 +87,7 @@ func (m *Mutex) LockContext(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return m.fail("lock", err)
 	}
-	if !m.closed.Load() && m.st.word.CompareAndSwap(0, m.me) {
+	if !m.end.Load() && m.word.CompareAndSwap(0, m.id) {
 		crash.Point("lock:taken")
 		m.shadow.acquire()
 		return nil
@@ -152,11 +158,11 @@ func (h *handle) compete(ctx context.Context) error {
 	}
 	h.spinned(0)
 
-	s, done, err := h.sleeping(ctx)
+	s, err := h.sleeping(ctx)
 	if err != nil {
 		return err
 	}
-	defer done()
+	defer s.done()
 	var asked uint64 // an owner known to live when the bell was at heard
 	var heard uint32
 	mine := h.me | h.claim // with a flag once we have slept: others may sleep as well
@@ -233,6 +239,7 @@ func (h *handle) awaitRelease(ctx context.Context) error {
 	if owner(h.st.word.Load()) != h.me {
 		return nil
 	}
+	until(func() bool { return len(h.released) > 0 || ctx.Err() != nil })
 	select {
 	case <-h.released:
 		return nil
@@ -250,7 +257,7 @@ func (h *handle) passOn() {
 		w := h.st.word.Load()
 		switch {
 		case owner(w) == 0:
-			wait.Wake(h.low, 1)
+			wake(h.low, 1)
 			return
 		case w == wordBroken || w&flagWaiters != 0 || h.st.word.CompareAndSwap(w, w|flagWaiters):
 			return
@@ -262,14 +269,14 @@ func (h *handle) passOn() {
 //
 // Errors: ErrNotLocked if this process does not hold it, os.ErrClosed.
 func (m *Mutex) Unlock() error {
-	if m.closed.Load() {
+	if m.end.Load() {
 		return m.fail("unlock", os.ErrClosed)
 	}
 	m.shadow.release()
 	crash.Point("unlock:begun")
-	if m.st.word.CompareAndSwap(m.me, 0) {
+	if m.word.CompareAndSwap(m.id, 0) {
 		crash.Point("unlock:free")
-		if m.parked.Load() {
+		if m.wish.Load() {
 			m.signal()
 		}
 		return nil
@@ -293,7 +300,7 @@ func (h *handle) release() error {
 		}
 		crash.Point("unlock:free")
 		if w&flagWaiters != 0 {
-			wait.Wake(h.low, n)
+			wake(h.low, n)
 		}
 		crash.Point("unlock:woken")
 		if h.parked.Load() {

@@ -7,7 +7,6 @@ import (
 
 	"github.com/sharedmem/shm"
 	"github.com/sharedmem/shm/internal/crash"
-	"github.com/sharedmem/shm/internal/platform/wait"
 )
 
 // Once does something once among all processes that have the block. Its word is
@@ -77,7 +76,7 @@ func (o *Once) DoContext(ctx context.Context, f func() error) error {
 	crash.Point("once:ready")
 	o.st.word.Store(wordBroken)
 	crash.Point("once:done")
-	wait.Wake(o.low, 1<<30)
+	wake(o.low, 1<<30)
 	if o.parked.Load() {
 		o.signal()
 	}

@@ -6,13 +6,11 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"sync"
 	"sync/atomic"
 
 	"github.com/sharedmem/shm"
 	"github.com/sharedmem/shm/internal/crash"
 	"github.com/sharedmem/shm/internal/layout"
-	"github.com/sharedmem/shm/internal/platform/wait"
 )
 
 // An RWState begins as a State, whose word is that of a Mutex among writers, and
@@ -47,13 +45,13 @@ const (
 type RWMutex struct {
 	noCopy noCopy
 	*handle
-	slots *[rwSlots]atomic.Uint64
+	slots *[rwSlots]word64
 	lows  *[2 * rwSlots]atomic.Uint32 // the same by halves
 }
 
 // readers is what a process has for all its goroutines that read.
 type readers struct {
-	mu    sync.Mutex
+	mu    localMutex
 	count int // goroutines that hold the lock; the slot is held while it is not 0
 	slot  int // its number + 1; 0 before the first
 	busy  bool
@@ -77,7 +75,7 @@ func NewRWMutex(b *shm.Block, off int) (*RWMutex, error) {
 	}
 	m := &RWMutex{handle: h}
 	h.claim = flagPending
-	if m.slots, err = shm.At[[rwSlots]atomic.Uint64](b, off+rwHeader); err != nil {
+	if m.slots, err = shm.At[[rwSlots]word64](b, off+rwHeader); err != nil {
 		return nil, err
 	}
 	if m.lows, err = shm.At[[2 * rwSlots]atomic.Uint32](b, off+rwHeader); err != nil {
@@ -159,11 +157,11 @@ func (m *RWMutex) begin() {
 
 // drain waits until slot i is not held.
 func (m *RWMutex) drain(ctx context.Context, i int) error {
-	s, done, err := m.sleeping(ctx)
+	s, err := m.sleeping(ctx)
 	if err != nil {
 		return err
 	}
-	defer done()
+	defer s.done()
 	var heard uint32
 	asked := false
 	for {
@@ -201,7 +199,7 @@ func (m *RWMutex) abandon() {
 		if w&flagDied != 0 {
 			// An owner that nobody has ever been, and so is dead.
 			if m.st.word.CompareAndSwap(w, flags+1|flagDied|w&flagWaiters) {
-				wait.Wake(m.low, 1<<30)
+				wake(m.low, 1<<30)
 				m.wakeWanting()
 				return
 			}
@@ -273,7 +271,7 @@ func (m *RWMutex) grant() {
 		for w := m.slots[i].Load(); w&slotWant != 0; w = m.slots[i].Load() {
 			if m.slots[i].CompareAndSwap(w, w&^slotWant|slotHeld) {
 				crash.Point("rwlock:granted")
-				wait.Wake(m.slotWord(i), 1<<30)
+				wake(m.slotWord(i), 1<<30)
 			}
 		}
 	}
@@ -288,7 +286,7 @@ func (m *RWMutex) wakeWanting() {
 	for i := range m.slots {
 		for w := m.slots[i].Load(); w&slotWant != 0; w = m.slots[i].Load() {
 			if m.slots[i].CompareAndSwap(w, w^slotLook) {
-				wait.Wake(m.slotWord(i), 1<<30)
+				wake(m.slotWord(i), 1<<30)
 				break
 			}
 		}
@@ -383,6 +381,14 @@ func (m *RWMutex) rlock(ctx context.Context, try bool) error {
 // follow waits for another goroutine to get the lock for f as well. Not done if
 // that one failed, for a reason of its own perhaps.
 func (m *RWMutex) follow(ctx context.Context, f *follower) (done bool, err error) {
+	until(func() bool {
+		select {
+		case <-f.done:
+			return true
+		default:
+			return ctx.Err() != nil
+		}
+	})
 	select {
 	case <-f.done:
 	case <-ctx.Done():
@@ -459,12 +465,12 @@ func (m *RWMutex) acquireRead(ctx context.Context, i int, try bool) error {
 	}
 	crash.Point("rwlock:want")
 
-	s, done, err := m.sleeping(ctx)
+	s, err := m.sleeping(ctx)
 	if err != nil {
 		m.giveUp(i)
 		return err
 	}
-	defer done()
+	defer s.done()
 	var asked uint64
 	var heard uint32
 	for {
@@ -496,7 +502,7 @@ func (m *RWMutex) acquireRead(ctx context.Context, i int, try bool) error {
 			if !m.alive(owner(w)) {
 				if w&flagPending != 0 && w&flagDied == 0 {
 					if m.st.word.CompareAndSwap(w, 0) && w&flagWaiters != 0 {
-						wait.Wake(m.low, 1<<30)
+						wake(m.low, 1<<30)
 					}
 					continue
 				}
@@ -525,7 +531,7 @@ func (m *RWMutex) acquireRead(ctx context.Context, i int, try bool) error {
 }
 
 // set changes flags of the process's own slot. Others change want only, to held.
-func (m *RWMutex) set(slot *atomic.Uint64, on, off uint64) (old uint64) {
+func (m *RWMutex) set(slot *word64, on, off uint64) (old uint64) {
 	for {
 		w := slot.Load()
 		if slot.CompareAndSwap(w, w&^off|on) {
@@ -539,7 +545,7 @@ func (m *RWMutex) retreat(i int, want uint64) {
 	m.set(&m.slots[i], want, slotHeld)
 	crash.Point("rwlock:retreated")
 	if m.st.word.Load() != 0 {
-		wait.Wake(m.slotWord(i), 1<<30)
+		wake(m.slotWord(i), 1<<30)
 	}
 }
 

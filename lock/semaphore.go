@@ -8,7 +8,6 @@ import (
 
 	"github.com/sharedmem/shm"
 	"github.com/sharedmem/shm/internal/crash"
-	"github.com/sharedmem/shm/internal/platform/wait"
 )
 
 // The low half of a Semaphore's word: the lowest bit says that somebody may sleep,
@@ -109,18 +108,18 @@ func (s *Semaphore) wait(ctx context.Context) error {
 		}
 	}
 	s.spinned(0)
-	sl, done, err := s.sleeping(ctx)
+	sl, err := s.sleeping(ctx)
 	if err != nil {
 		return err
 	}
-	defer done()
+	defer sl.done()
 	flag := uint32(0) // once we have slept, others may sleep as well
 	for {
 		bell := s.member.Bell.Load()
 		if s.take(flag) {
 			// Two may have been given while only one was woken.
 			if w := s.low.Load(); flag != 0 && s.permits(w) > 0 {
-				wait.Wake(s.low, 1)
+				wake(s.low, 1)
 			}
 			return nil
 		}
@@ -135,7 +134,7 @@ func (s *Semaphore) wait(ctx context.Context) error {
 		flag = semWaiters
 		if err := s.sleep(ctx, sl, s.low, w|semWaiters, bell); err != nil {
 			if s.permits(s.low.Load()) > 0 {
-				wait.Wake(s.low, 1) // it may have been for another
+				wake(s.low, 1) // it may have been for another
 			}
 			return err
 		}
@@ -159,7 +158,7 @@ func (s *Semaphore) Post() error {
 			continue
 		}
 		crash.Point("sem:posted")
-		if w&semWaiters != 0 && wait.Wake(s.low, 1) == 0 {
+		if w&semWaiters != 0 && wake(s.low, 1) == 0 {
 			// Nobody sleeps. If the word is the same still, nobody can have begun to:
 			// with a permit there they do not.
 			s.low.CompareAndSwap(w+2, (w+2)&^semWaiters)

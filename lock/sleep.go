@@ -46,6 +46,7 @@ func (h *handle) queue(ctx context.Context) error {
 		return nil
 	default:
 	}
+	until(func() bool { return len(h.turn) == 0 })
 	select {
 	case h.turn <- struct{}{}:
 		return nil
@@ -60,47 +61,70 @@ func (l *local) next() { <-l.turn }
 
 // sleeper is a goroutine in the kernel. stop is a word of its own, to get it out of
 // there.
-type sleeper struct{ stop atomic.Uint32 }
+type sleeper struct {
+	stop    atomic.Uint32
+	h       *handle
+	release func()
+	undo    func() bool
+}
 
 func (s *sleeper) wake() {
 	s.stop.Store(1)
 	wait.WakePrivate(&s.stop, 1)
 }
 
-// sleeping prepares to sleep, perhaps several times: what it returns is to be
-// called at the end. The memory stays mapped until then.
-func (h *handle) sleeping(ctx context.Context) (*sleeper, func(), error) {
+// sleeping prepares to sleep, perhaps several times, until done. The memory stays
+// mapped until then.
+func (h *handle) sleeping(ctx context.Context) (*sleeper, error) {
 	release, err := h.block.Acquire()
 	if err != nil {
-		return nil, nil, os.ErrClosed
+		return nil, os.ErrClosed
 	}
-	s := &sleeper{}
-	h.room.mu.Lock()
-	if h.closed.Load() {
+	s := h.idle.Swap(nil)
+	if s == nil {
+		s = &sleeper{h: h}
+		h.room.mu.Lock()
+		h.sleepers[s] = struct{}{}
 		h.room.mu.Unlock()
-		release()
-		return nil, nil, os.ErrClosed
 	}
-	h.sleepers[s] = struct{}{}
-	h.room.mu.Unlock()
-	undo := func() bool { return true }
+	s.release = release
 	if ctx.Done() != nil {
-		undo = context.AfterFunc(ctx, s.wake)
+		s.undo = context.AfterFunc(ctx, s.wake)
 	}
-	return s, func() {
-		undo()
+	return s, nil
+}
+
+// done ends what sleeping began. The handle keeps one sleeper for the next time:
+// who hands a lock back and forth needs one every few microseconds.
+func (s *sleeper) done() {
+	if s.undo != nil {
+		s.undo()
+		s.undo = nil
+	}
+	h, release := s.h, s.release
+	s.release = nil
+	if !h.idle.CompareAndSwap(nil, s) {
 		h.room.mu.Lock()
 		delete(h.sleepers, s)
 		h.room.mu.Unlock()
-		release()
-	}, nil
+	}
+	release()
 }
 
 // sleep sleeps until word is no longer value, somebody wakes those who sleep on
 // it, or the bell rings, which was at bell when the caller last looked at
 // who is alive. The error is the context's, os.ErrClosed or shm.ErrTruncated.
 func (h *handle) sleep(ctx context.Context, s *sleeper, word *atomic.Uint32, value, bell uint32) error {
-	err := wait.Any(0,
+	// A wake that came late, from the time before, must not last. The reset first: who
+	// stops us sets what we look at, and then stop.
+	s.stop.Store(0)
+	switch {
+	case h.closed.Load():
+		return os.ErrClosed
+	case ctx.Err() != nil:
+		return ctx.Err()
+	}
+	err := sleepOn(
 		wait.On{Word: word, Value: value},
 		wait.On{Word: h.member.Bell, Value: bell},
 		wait.On{Word: &s.stop, Private: true})
@@ -146,11 +170,11 @@ func (h *handle) park(ctx context.Context, word *atomic.Uint32, value, bell uint
 		l.moved = make(chan struct{})
 		l.mu.Unlock()
 	}()
-	s, done, err := h.sleeping(ctx)
+	s, err := h.sleeping(ctx)
 	if err != nil {
 		return err
 	}
-	defer done()
+	defer s.done()
 	return h.sleep(ctx, s, word, value, bell)
 }
 
@@ -167,7 +191,7 @@ var cores = runtime.NumCPU()
 // spin waits a moment and reports whether it is worth to look again, for the
 // n-th time.
 func (l *local) spin(n int) bool {
-	if cores < 2 || int32(n) > 2*l.spins.Load()+10 || n > spinMax {
+	if cores < 2 || int32(n) > 2*l.spins.Load()+4 || n > spinMax {
 		return false
 	}
 	for i := range spinTurn {

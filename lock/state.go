@@ -48,8 +48,8 @@ type RWState struct {
 // state is how a State is read (docs/format.md).
 type state struct {
 	kind  atomic.Uint64 // "SL", version, kind, and 32 bits that belong to the kind
-	word  atomic.Uint64 // what is waited for, in its low half
-	aux   atomic.Uint64
+	word  word64        // what is waited for, in its low half
+	aux   word64
 	slots [8]atomic.Uint32
 	place atomic.Uint64 // where the leases are of those who use it
 }
@@ -93,6 +93,7 @@ type handle struct {
 	*local
 	param uint32
 	claim uint64 // flags with which the word is taken
+	idle  atomic.Pointer[sleeper]
 }
 
 // attach makes the handle on the State at off, which is stamped if it is new.
@@ -272,6 +273,9 @@ func (r *room) closing() {
 func (r *room) alive(owner uint64) bool {
 	if owner == r.me {
 		return true
+	}
+	if ok, known := judge(r, owner); known {
+		return ok
 	}
 	ok, err := lease.Alive(r.dir, owner)
 	return ok || err != nil

@@ -38,10 +38,16 @@ func cutLast(s string) (string, string, bool) {
 	return s[:i], s[i+1:], true
 }
 
+// Hook, if it is set, is called at every point.
+var Hook func(name string)
+
 // Point kills this process if the environment asked for it here.
 func Point(name string) {
 	if !slices.Contains(Points, name) {
 		panic("crash: unknown point " + name)
+	}
+	if Hook != nil {
+		Hook(name)
 	}
 	if target != name && target != "*" || count.Add(-1) != 0 {
 		return
