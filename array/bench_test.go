@@ -27,32 +27,62 @@ func bench(b *testing.B, shape ...int) *array.Array[float64] {
 	return a
 }
 
+// perElement is for loops of many calls: b.Loop, and a sum that is kept in
+// memory, would cost more than At.
+func perElement(b *testing.B, n int, all func() float64) {
+	for b.Loop() {
+		sinkFloat = all()
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(n), "ns/element")
+}
+
 func BenchmarkAt(b *testing.B) {
+	const n = 4096
 	b.Run("1", func(b *testing.B) {
-		a := bench(b, 1024)
-		for i := 0; b.Loop(); i = (i + 1) & 1023 {
-			sinkFloat += a.At(i)
-		}
+		a := bench(b, n)
+		perElement(b, n, func() (s float64) {
+			for i := range n {
+				s += a.At(i)
+			}
+			return s
+		})
 	})
 	b.Run("2", func(b *testing.B) {
 		a := bench(b, 64, 64)
-		for i := 0; b.Loop(); i = (i + 1) & 63 {
-			sinkFloat += a.At(i, 63-i)
-		}
+		perElement(b, n, func() (s float64) {
+			for i := range 64 {
+				for j := range 64 {
+					s += a.At(i, j)
+				}
+			}
+			return s
+		})
 	})
 	b.Run("3", func(b *testing.B) {
 		a := bench(b, 16, 16, 16)
-		for i := 0; b.Loop(); i = (i + 1) & 15 {
-			sinkFloat += a.At(i, 15-i, i)
-		}
+		perElement(b, n, func() (s float64) {
+			for i := range 16 {
+				for j := range 16 {
+					for k := range 16 {
+						s += a.At(i, j, k)
+					}
+				}
+			}
+			return s
+		})
 	})
 }
 
 func BenchmarkSet(b *testing.B) {
 	a := bench(b, 64, 64)
-	for i := 0; b.Loop(); i = (i + 1) & 63 {
-		a.Set(1, i, 63-i)
-	}
+	perElement(b, 4096, func() float64 {
+		for i := range 64 {
+			for j := range 64 {
+				a.Set(1, i, j)
+			}
+		}
+		return 0
+	})
 }
 
 // The sum of ten million, in a block and in a slice of Go's heap.
