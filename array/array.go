@@ -249,8 +249,17 @@ func FromBlockNPY[T any](b *shm.Block) (*Array[T], error) {
 		return nil, &shm.Error{Op: op, Name: b.Name(),
 			Err: fmt.Errorf("%w: the elements begin at byte %d, and in Go they need a multiple of %d", shm.ErrFormat, h.Offset, n)}
 	}
-	h.Type = *want
+	h.Type = typed(want, &h.Type)
 	return over[T](b, h)
+}
+
+// typed is the dtype of an array whose header has another that matches: its fields
+// keep the names they have there.
+func typed(want, have *npy.DType) npy.DType {
+	if have.IsStruct() {
+		return *have
+	}
+	return *want
 }
 
 // header reads the header of a block, in Do, as the block may be smaller by now.

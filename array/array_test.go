@@ -669,3 +669,30 @@ func TestCopyOverlapping(t *testing.T) {
 		}
 	}
 }
+
+// The names of fields are the header's, and stay so when the array is written.
+func TestFieldNamesStay(t *testing.T) {
+	type lower struct {
+		Year int32 `npy:"year"`
+	}
+	type upper struct{ Year int32 }
+	a, err := array.Over([]lower{{1871}}, []int{1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var file, again bytes.Buffer
+	if _, err := a.WriteNPY(&file); err != nil {
+		t.Fatal(err)
+	}
+	want := file.String()
+	b, err := array.ReadNPY[upper](&file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.WriteNPY(&again); err != nil {
+		t.Fatal(err)
+	}
+	if again.String() != want || b.At(0).Year != 1871 {
+		t.Errorf("written again as %q, was %q", again.String(), want)
+	}
+}

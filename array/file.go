@@ -108,7 +108,7 @@ func readHeader[T any](r io.Reader) (*npy.Header, []byte, error) {
 			return nil, nil, formatError(err)
 		}
 	}
-	h.Type = *want
+	h.Type = typed(want, &h.Type)
 	return h, head, nil
 }
 
