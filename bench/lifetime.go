@@ -47,6 +47,8 @@ func role(args []string) error {
 		return roleWait(args[1])
 	case "contend":
 		return roleContend(os.Stdin, os.Stdout)
+	case "lock":
+		return roleLock(args[1], os.Stdin, os.Stdout)
 	case "echo":
 		return roleEcho(os.Stdin, os.Stdout, args[1])
 	}

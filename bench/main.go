@@ -78,6 +78,13 @@ var cases = []struct {
 	{"conn-dial", connDial},
 	{"manager-create", managerCreate},
 	{"manager-1000", managerThousand},
+	{"array-sum", arraySum},
+	{"array-at", arrayAt},
+	{"array-open", arrayOpen},
+	{"array-hand", arrayHand},
+	{"lock-alone", lockUncontended},
+	{"lock-two", lockContended},
+	{"lock-recovery", lockRecovery},
 }
 
 // Report is the whole run, as -json prints it.

@@ -84,7 +84,7 @@ func startC(tmp string) (*peer, error) {
 	if err := os.WriteFile(source, peerC, 0o600); err != nil {
 		return nil, err
 	}
-	if out, err := exec.Command("gcc", "-O2", "-Wall", "-o", program, source).CombinedOutput(); err != nil {
+	if out, err := exec.Command("gcc", "-O2", "-Wall", "-pthread", "-o", program, source).CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("gcc: %w %s", err, out)
 	}
 	return startPeer("C", program)
