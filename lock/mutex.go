@@ -59,8 +59,12 @@ func NewMutex(b *shm.Block, off int) (*Mutex, error) {
 	if err != nil {
 		return nil, err
 	}
+	return mutexOn(h), nil
+}
+
+func mutexOn(h *handle) *Mutex {
 	h.setHeld(func() bool { w := h.st.word.Load(); return w != wordBroken && owner(w) == h.me })
-	return &Mutex{handle: h, word: &h.st.word, id: h.me, end: &h.closed, wish: &h.parked}, nil
+	return &Mutex{handle: h, word: &h.st.word, id: h.me, end: &h.closed, wish: &h.parked}
 }
 
 func (h *handle) setHeld(f func() bool) {

@@ -73,12 +73,16 @@ func NewRWMutex(b *shm.Block, off int) (*RWMutex, error) {
 	if err != nil {
 		return nil, err
 	}
+	return rwMutexOn(h, b)
+}
+
+func rwMutexOn(h *handle, b *shm.Block) (_ *RWMutex, err error) {
 	m := &RWMutex{handle: h}
 	h.claim = flagPending
-	if m.slots, err = shm.At[[rwSlots]word64](b, off+rwHeader); err != nil {
+	if m.slots, err = shm.At[[rwSlots]word64](b, h.off+rwHeader); err != nil {
 		return nil, err
 	}
-	if m.lows, err = shm.At[[2 * rwSlots]atomic.Uint32](b, off+rwHeader); err != nil {
+	if m.lows, err = shm.At[[2 * rwSlots]atomic.Uint32](b, h.off+rwHeader); err != nil {
 		return nil, err
 	}
 	h.setHeld(func() bool {
@@ -190,7 +194,9 @@ func (m *RWMutex) drain(ctx context.Context, i int) error {
 // abandon gives the word up before anything was written under it. What a dead
 // owner left is still there: then its state is as if we had died.
 func (m *RWMutex) abandon() {
-	m.grant()
+	if m.st.word.Load()&flagDied == 0 {
+		m.grant()
+	}
 	for {
 		w := m.st.word.Load()
 		if w == wordBroken || owner(w) != m.me {
@@ -260,10 +266,14 @@ func (m *RWMutex) Unlock() error {
 // MarkConsistent is [Mutex.MarkConsistent].
 func (m *RWMutex) MarkConsistent() error { return m.fail("mark consistent", m.mend()) }
 
-// grant lets in those who wait to read, while the word is still ours.
+// grant lets in those who wait to read, while the word is still ours. It first
+// takes back that we write: who dies in the middle of it leaves readers who read
+// what is whole, and nobody is to be told that it might not be.
 func (m *RWMutex) grant() {
 	if m.st.aux.Load() == 0 {
 		return
+	}
+	for w := m.st.word.Load(); w&flagPending == 0 && !m.st.word.CompareAndSwap(w, w|flagPending); w = m.st.word.Load() {
 	}
 	m.st.aux.Store(0)
 	crash.Point("rwlock:granting")
@@ -500,6 +510,9 @@ func (m *RWMutex) acquireRead(ctx context.Context, i int, try bool) error {
 			// one will find it; we would wait for that one, so take its place for a
 			// moment.
 			if !m.alive(owner(w)) {
+				if m.st.word.Load() != w {
+					continue // it had given the lock back before it died
+				}
 				if w&flagPending != 0 && w&flagDied == 0 {
 					if m.st.word.CompareAndSwap(w, 0) && w&flagWaiters != 0 {
 						wake(m.low, 1<<30)
@@ -512,6 +525,13 @@ func (m *RWMutex) acquireRead(ctx context.Context, i int, try bool) error {
 				return ErrOwnerDied
 			}
 			asked, heard = owner(w), bell
+		}
+		if try {
+			// Its owner seemed dead, and now another lives.
+			if m.giveUp(i) {
+				return nil
+			}
+			return errNotNow
 		}
 		if err := m.sleep(ctx, s, m.slotWord(i), uint32(have), bell); err != nil {
 			if m.giveUp(i) {

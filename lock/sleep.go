@@ -46,7 +46,7 @@ func (h *handle) queue(ctx context.Context) error {
 		return nil
 	default:
 	}
-	until(func() bool { return len(h.turn) == 0 })
+	until(func() bool { return len(h.turn) == 0 || ctx.Err() != nil })
 	select {
 	case h.turn <- struct{}{}:
 		return nil
