@@ -23,6 +23,7 @@ type File struct {
 	size  int64 // of the file in it
 
 	schema    *arrow.Schema
+	views     views
 	preamble  []message // the schema and the dictionaries, which every record needs
 	recordsAt []span
 }
@@ -117,6 +118,9 @@ func (f *File) open(p []byte) error {
 			if err != nil {
 				return err
 			}
+			if kind == schemaMessage {
+				f.views = viewsOf(m.meta)
+			}
 			f.preamble = append(f.preamble, m)
 		}
 	}
@@ -143,7 +147,7 @@ func (f *File) message(p []byte, at span, kind byte) (message, error) {
 		return message{}, fmt.Errorf("no message at byte %d", at.off)
 	}
 	m.meta = m.meta[8:]
-	return m, check(m.meta, kind, at.body)
+	return m, check(m.meta, kind, at.body, f.views)
 }
 
 // readOptions let arrow-go leave the bytes as they are: it would turn those of another

@@ -25,11 +25,18 @@ const (
 const (
 	messageVersion, messageType, messageHeader, messageBody, messageMetadata = 4, 6, 8, 10, 12
 	schemaFields, schemaMetadata                                             = 6, 8
-	fieldName, fieldChildren, fieldMetadata                                  = 4, 14, 16
+	fieldName, fieldType, fieldDictionary, fieldChildren, fieldMetadata      = 4, 8, 12, 14, 16
+	encodingID                                                               = 4
 	pairKey, pairValue                                                       = 4, 6
 	dictionaryID, dictionaryData, dictionaryDelta                            = 4, 6, 8
 	batchBuffers, batchCompression, batchVariadic                            = 8, 10, 12
 	footerDictionaries, footerRecords                                        = 8, 10
+)
+
+// Of the union Type.
+const (
+	binaryView = 23
+	utf8View   = 24
 )
 
 // maxDepth is arrow-go's own limit for nested types, which it does not keep to
@@ -105,7 +112,9 @@ func spans(footer flatbuffers.Table, field flatbuffers.VOffsetT) []span {
 // are there; several fields may point to one table, so that a kilobyte
 // unfolds to gigabytes; and memory that runs out is no panic that could be
 // recovered from. It also finds what cannot be read without a copy.
-func check(meta []byte, kind byte, body int64) error {
+//
+// views is what the schema says.
+func check(meta []byte, kind byte, body int64, views views) error {
 	m := root(meta)
 	if have := m.GetByteSlot(messageType, 0); have != kind {
 		return fmt.Errorf("a message of type %d where %d should be", have, kind)
@@ -122,6 +131,7 @@ func check(meta []byte, kind byte, body int64) error {
 	if err := c.pairs(m, messageMetadata); err != nil {
 		return err
 	}
+	n := views.records
 	switch kind {
 	case schemaMessage:
 		if err := c.pairs(header, schemaMetadata); err != nil {
@@ -132,14 +142,15 @@ func check(meta []byte, kind byte, body int64) error {
 		if header.GetBoolSlot(dictionaryDelta, false) {
 			return errors.New("a dictionary is in several parts, which only a copy could join")
 		}
+		n = views.dictionaries[header.GetInt64Slot(dictionaryID, 0)]
 		if header, ok = sub(header, dictionaryData); !ok {
 			return errors.New("a dictionary without data")
 		}
 	}
-	return checkBatch(header, body)
+	return checkBatch(header, body, n)
 }
 
-func checkBatch(batch flatbuffers.Table, body int64) error {
+func checkBatch(batch flatbuffers.Table, body int64, views int) error {
 	if batch.Offset(batchCompression) != 0 {
 		return errors.New("the batch is compressed, so that only a copy could be read; write it without compression")
 	}
@@ -150,12 +161,49 @@ func checkBatch(batch flatbuffers.Table, body int64) error {
 			return fmt.Errorf("a buffer of %d bytes at %d of a body of %d", n, off, body)
 		}
 	}
-	for p := vector(batch, batchVariadic, 8); len(p) > 0; p = p[8:] {
+	variadic := vector(batch, batchVariadic, 8)
+	if len(variadic)/8 < views {
+		// arrow-go would take what lies behind for the number.
+		return fmt.Errorf("%d numbers of buffers for %d columns that need one", len(variadic)/8, views)
+	}
+	for p := variadic; len(p) > 0; p = p[8:] {
 		if n := binary.LittleEndian.Uint64(p); n > uint64(len(buffers)/16) {
 			return fmt.Errorf("a column has %d buffers of %d", n, len(buffers)/16)
 		}
 	}
 	return nil
+}
+
+// views counts the columns of views, which have any number of buffers: those of
+// a record, and those of each dictionary by its ID.
+type views struct {
+	records      int
+	dictionaries map[int64]int
+}
+
+// viewsOf reads a schema that was checked.
+func viewsOf(meta []byte) views {
+	v := views{dictionaries: map[int64]int{}}
+	if schema, ok := sub(root(meta), messageHeader); ok {
+		v.records = v.count(schema, schemaFields)
+	}
+	return v
+}
+
+func (v *views) count(t flatbuffers.Table, list flatbuffers.VOffsetT) (n int) {
+	for field := range tables(t, list) {
+		m := v.count(field, fieldChildren)
+		if kind := field.GetByteSlot(fieldType, 0); kind == binaryView || kind == utf8View {
+			m++
+		}
+		if encoding, ok := sub(field, fieldDictionary); ok {
+			id := encoding.GetInt64Slot(encodingID, 0)
+			v.dictionaries[id] = max(v.dictionaries[id], m)
+			m = 0 // a record has the indices only
+		}
+		n += m
+	}
+	return n
 }
 
 // checker counts what a schema unfolds to.

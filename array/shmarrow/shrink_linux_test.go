@@ -16,6 +16,9 @@ import (
 // A block that somebody cuts while its file is open is no broken file, and no
 // death. Several goroutines find out at once.
 func TestFileShrinks(t *testing.T) {
+	if os.Getenv("SHM_QEMU") != "" {
+		t.Skip("qemu-user does not say where a fault was")
+	}
 	f, err := shmarrow.Create(shmtest.Name(t), nil, []arrow.RecordBatch{mixed(t, 0, 1000), mixed(t, 1000, 1000)}, nil)
 	if err != nil {
 		t.Fatal(err)
