@@ -50,9 +50,7 @@ func NewBarrier(b *shm.Block, off, parties int) (*Barrier, error) {
 	if int(h.param) != parties {
 		return nil, h.fail(op, fmt.Errorf("%w: the barrier there is for %d parties, not %d", shm.ErrFormat, h.param, parties))
 	}
-	h.room.mu.Lock()
-	h.local.leave = func(r *room) { h.withdraw(r.me) }
-	h.room.mu.Unlock()
+	h.onClose(nil, h.withdraw)
 	return &Barrier{handle: h}, nil
 }
 
@@ -76,9 +74,9 @@ func (b *Barrier) enrol() {
 
 // withdraw is for a process that closes the block: it may come again or not, and
 // its later death is nobody's matter.
-func (h *handle) withdraw(me uint64) {
+func (h *handle) withdraw() {
 	for i := range h.st.slots {
-		h.st.slots[i].CompareAndSwap(short(me), 0)
+		h.st.slots[i].CompareAndSwap(short(h.me), 0)
 	}
 }
 

@@ -63,14 +63,14 @@ func NewMutex(b *shm.Block, off int) (*Mutex, error) {
 }
 
 func mutexOn(h *handle) *Mutex {
-	h.setHeld(func() bool { w := h.st.word.Load(); return w != wordBroken && owner(w) == h.me })
+	h.onClose(h.owns, nil)
 	return &Mutex{handle: h, word: &h.st.word, id: h.me, end: &h.closed, wish: &h.parked}
 }
 
-func (h *handle) setHeld(f func() bool) {
-	h.room.mu.Lock()
-	h.held = f
-	h.room.mu.Unlock()
+// owns tells whether this process holds the word.
+func (h *handle) owns() bool {
+	w := h.st.word.Load()
+	return w != wordBroken && owner(w) == h.me
 }
 
 // Lock waits until this process holds the lock.

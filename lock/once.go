@@ -25,7 +25,7 @@ func NewOnce(b *shm.Block, off int) (*Once, error) {
 	if err != nil {
 		return nil, err
 	}
-	h.setHeld(func() bool { w := h.st.word.Load(); return w != wordBroken && owner(w) == h.me })
+	h.onClose(h.owns, nil)
 	return &Once{handle: h}, nil
 }
 

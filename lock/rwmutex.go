@@ -85,26 +85,22 @@ func rwMutexOn(h *handle, b *shm.Block) (_ *RWMutex, err error) {
 	if m.lows, err = shm.At[[2 * rwSlots]atomic.Uint32](b, h.off+rwHeader); err != nil {
 		return nil, err
 	}
-	h.setHeld(func() bool {
+	h.onClose(func() bool {
 		h.readers.mu.Lock()
 		defer h.readers.mu.Unlock()
-		w := h.st.word.Load()
-		return h.readers.count > 0 || w != wordBroken && owner(w) == h.me && w&flagPending == 0
-	})
-	h.room.mu.Lock()
-	h.local.leave = func(r *room) { m.dropSlot(r.me) }
-	h.room.mu.Unlock()
+		return h.readers.count > 0 || h.owns() && h.st.word.Load()&flagPending == 0
+	}, m.dropSlot)
 	return m, nil
 }
 
 // dropSlot gives the process's slot back when its block is closed.
-func (m *RWMutex) dropSlot(me uint64) {
+func (m *RWMutex) dropSlot() {
 	r := &m.readers
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.slot > 0 && r.count == 0 {
 		s := &m.slots[r.slot-1]
-		for w := s.Load(); owner(w) == me && !s.CompareAndSwap(w, 0); w = s.Load() {
+		for w := s.Load(); owner(w) == m.me && !s.CompareAndSwap(w, 0); w = s.Load() {
 		}
 		r.slot = 0
 	}
@@ -533,7 +529,12 @@ func (m *RWMutex) acquireRead(ctx context.Context, i int, try bool) error {
 			}
 			return errNotNow
 		}
-		if err := m.sleep(ctx, s, m.slotWord(i), uint32(have), bell); err != nil {
+		if try {
+			err = errNotNow
+		} else {
+			err = m.sleep(ctx, s, m.slotWord(i), uint32(have), bell)
+		}
+		if err != nil {
 			if m.giveUp(i) {
 				m.readers.mu.Lock()
 				if m.readers.count == 0 {

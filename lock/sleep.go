@@ -28,9 +28,6 @@ type local struct {
 
 	spins atomic.Int32 // how long it was of use to spin, lately
 
-	held  func() bool // whether this process holds the lock; nil if nobody can
-	leave func(*room) // called when a block goes
-
 	readers readers // of an RWMutex
 	shadow  shadow  // for the race detector
 }

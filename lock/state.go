@@ -169,8 +169,15 @@ type room struct {
 	closed atomic.Bool // Close has begun
 
 	mu       sync.Mutex
-	locals   map[int]*local
+	places   map[int]place // by the offset of their States
 	sleepers map[*sleeper]struct{}
+}
+
+// place is what Close has to ask, and to do, for the lock at one offset. It is of
+// this Block, as another's mapping of the same memory may be gone.
+type place struct {
+	held  func() bool // whether this process holds the lock
+	leave func()      // takes the process out of what it takes part in
 }
 
 // rooms has an entry for each open Block with locks, and memories one for each
@@ -198,7 +205,7 @@ func roomOf(b *shm.Block) (*room, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &room{block: b, member: m, me: m.ID, dir: dir, locals: map[int]*local{}, sleepers: map[*sleeper]struct{}{}}
+	r := &room{block: b, member: m, me: m.ID, dir: dir, places: map[int]place{}, sleepers: map[*sleeper]struct{}{}}
 	if err := b.OnClose(r.busy, r.closing); err != nil {
 		m.Leave()
 		return nil, err
@@ -222,10 +229,14 @@ func (r *room) local(off int) *local {
 		l = newLocal()
 		m.locals[off] = l
 	}
-	r.mu.Lock()
-	r.locals[off] = l
-	r.mu.Unlock()
 	return l
+}
+
+// onClose sets what Close asks and does for this lock; either may be nil.
+func (h *handle) onClose(held func() bool, leave func()) {
+	h.room.mu.Lock()
+	h.places[h.off] = place{held, leave}
+	h.room.mu.Unlock()
 }
 
 // busy keeps a block open in which this process holds a lock: nobody could give
@@ -233,8 +244,8 @@ func (r *room) local(off int) *local {
 func (r *room) busy() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for off, l := range r.locals {
-		if l.held != nil && l.held() {
+	for off, p := range r.places {
+		if p.held != nil && p.held() {
 			return fmt.Errorf("%w, at offset %d; unlock it before", ErrHeld, off)
 		}
 	}
@@ -248,7 +259,6 @@ func (r *room) closing() {
 	for s := range r.sleepers {
 		s.wake()
 	}
-	gone := r.locals
 	r.mu.Unlock()
 
 	roomsMu.Lock()
@@ -260,9 +270,9 @@ func (r *room) closing() {
 		}
 	}
 	roomsMu.Unlock()
-	for _, l := range gone {
-		if l.leave != nil {
-			l.leave(r)
+	for _, p := range r.places {
+		if p.leave != nil {
+			p.leave()
 		}
 	}
 	r.member.Leave()
