@@ -38,8 +38,8 @@ type Info struct {
 	// lease is gone or cannot be read.
 	Holders []shm.Owner `json:"holders,omitempty"`
 
-	// Waiting says that somebody waits, or did a moment ago. It is not known of a
-	// Cond and of an Event.
+	// Waiting says that a process waits, other than the holder, or did a moment ago.
+	// It is not known of a Cond and of an Event.
 	Waiting bool `json:"waiting,omitempty"`
 
 	// Elsewhere says that those who use it have their leases in another place:

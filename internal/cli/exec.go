@@ -66,25 +66,37 @@ only.`,
 }
 
 func (a *app) exec(ctx context.Context, args []string) error {
-	cmd := exec.Command(args[0], args[1:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = a.stdin, a.stdout, a.stderr
-	// Where a stream is no file, os/exec copies it, and would wait for its end.
-	cmd.WaitDelay = grace
+	cmd := a.command(args)
 	if cmd.Err != nil {
-		return startError(args[0], cmd.Err)
+		return startError("exec", args[0], cmd.Err)
 	}
 	release, err := shm.TrackPython(cmd)
 	if err != nil {
 		return err
 	}
+	return a.run(ctx, "exec", cmd, release)
+}
+
+// command prepares the command line args, on our streams.
+func (a *app) command(args []string) *exec.Cmd {
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = a.stdin, a.stdout, a.stderr
+	// Where a stream is no file, os/exec copies it, and would wait for its end.
+	cmd.WaitDelay = grace
+	return cmd
+}
+
+// run runs cmd for a verb until it ends, and passes signals on to it. It calls
+// started when it has started or failed to.
+func (a *app) run(ctx context.Context, verb string, cmd *exec.Cmd, started func()) error {
 	// Before the start, so that none is lost.
 	signals := make(chan os.Signal, 8)
 	a.notify(signals)
 	defer signal.Stop(signals)
-	err = cmd.Start()
-	release()
+	err := cmd.Start()
+	started()
 	if err != nil {
-		return startError(args[0], err)
+		return startError(verb, cmd.Args[0], err)
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
@@ -144,8 +156,8 @@ func statusOf(err error) error {
 	return statusError{nil, exit.ExitCode()}
 }
 
-// startError says why the command name could not be started.
-func startError(name string, err error) error {
+// startError says why a verb could not start the command name.
+func startError(verb, name string, err error) error {
 	var text error
 	status := exitNotExecutable
 	try := "ls -l " + shellQuote(name)
@@ -153,7 +165,7 @@ func startError(name string, err error) error {
 	case errors.Is(err, exec.ErrNotFound):
 		text, try, status = fmt.Errorf("there is no command %s in PATH", printable(name)), "command -v "+shellQuote(name), exitNotFound
 	case errors.Is(err, exec.ErrDot):
-		text, try = fmt.Errorf("%s is in the current directory, where it was not looked for", printable(name)), "shm exec "+shellQuote("./"+name)
+		text, try = fmt.Errorf("%s is in the current directory, where it was not looked for", printable(name)), "shm "+verb+" "+shellQuote("./"+name)
 	case errors.Is(err, fs.ErrNotExist):
 		text, status = fmt.Errorf("there is no file %s, or what its first line names is missing", printable(name)), exitNotFound
 	default:

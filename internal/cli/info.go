@@ -23,7 +23,8 @@ func newInfo(a *app) *cobra.Command {
 		Aliases: []string{"stat"},
 		Short:   "Show all about a block, or how to open it in Python",
 		Long: `Show a block's size, permissions and owner, how much of it occupies memory,
-what it holds if that can be told, and which processes have it open or mapped.
+what it holds if that can be told, the locks of package lock in its first mebibyte
+with who holds them, and which processes have it open or mapped.
 
 --python prints instead the lines that open it in Python without losing it, a
 list as a ShareableList:
@@ -77,6 +78,7 @@ func (a *app) printInfo(blocks []shm.Info) error {
 		}{}
 		doc.Blocks, doc.Refused = docsOf(blocks, seen)
 		for i, b := range blocks {
+			doc.Blocks[i].Locks = locksOf(b)
 			if b.Kind == "list" {
 				doc.Blocks[i].List, _ = listOf(b) // absent if it cannot be told
 			}
@@ -153,6 +155,13 @@ func (a *app) printOne(b shm.Info, seen *proc.Snapshot) error {
 		}
 	case b.Kind != "":
 		line("kind", printable(b.Kind))
+	}
+	for i, l := range locksOf(b) {
+		what := ""
+		if i == 0 {
+			what = "locks:"
+		}
+		t.row(cell{bold, what}, lockText(l, holdersOf(seen, b)))
 	}
 	switch {
 	case seen == nil:

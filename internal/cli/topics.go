@@ -27,6 +27,7 @@ A block ("B" below):
   owner                     {pid, alive, lease}; no pid: nobody owns it
   kind                      what it holds: "list", "npy", "text", …; info only
   list                      L without items, if it is one; info only
+  locks                     [K], those of package lock; info only
   device, inode
   holders                   [H]; info and ls -l only
 A holder ("H"):
@@ -47,6 +48,14 @@ An item ("I"):
                             "nan", "inf" and "-inf"; nil is null
   format                    as Python stores it
   error                     why there is no type and value
+
+A lock ("K"):
+  offset, kind              "Mutex", "RWMutex", "Semaphore", …
+  state                     in words: "free", "held", "owner died", "3 permits", …
+  count, parties            permits, or who has come to a barrier, and of how many
+  holders                   [{pid, alive, lease}]; no pid: it cannot be told
+  waiting                   somebody waits, or did a moment ago
+  elsewhere                 its users have their leases in another place
 
 create, put    B
 list           L and name, dir

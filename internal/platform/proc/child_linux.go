@@ -1,6 +1,10 @@
 package proc
 
-import "golang.org/x/sys/unix"
+import (
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
 
 // Executable returns a path by which this very program can be executed again,
 // even after its file was replaced or deleted.
@@ -16,3 +20,7 @@ func CloseFrom(fd int) {
 		_ = unix.Close(fd)
 	}
 }
+
+// Mortal are the attributes of a child that the kernel kills when the thread ends
+// that started it: with its parent, then, if that keeps the thread.
+func Mortal() *syscall.SysProcAttr { return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} }
