@@ -90,4 +90,34 @@ var Points = []string{
 	"barrier:complete",    // all have come, nobody woken
 	"barrier:come",        // counted in, not asleep
 	"barrier:broken",      // broken, nobody woken
+
+	// Rings: the table of participants, and what the dead left.
+	"ring:locked",     // the table is this process's
+	"ring:relocked",   // it was a dead process's
+	"ring:unlocking",  // and is about to be free
+	"ring:joining",    // a place has an owner, and is still free
+	"ring:joined",     // it is taken, and not counted
+	"ring:leaving",    // it is being given up, and still counted
+	"ring:left",       // it is free, nobody told
+	"ring:recovering", // its owner is dead
+	"ring:voided",     // a slot that it was writing is void
+	"ring:given-back", // a message that it was reading is another's
+	"ring:discarded",  // or is dropped, and not counted
+	"ring:recovered",  // so are all, but its place is still taken
+	"ring:buried",     // the place is free
+	// Sending and receiving.
+	"ring:claimed",   // a slot is this process's, nothing is in it
+	"ring:reserved",  // and its user writes to it
+	"ring:written",   // the message is in it
+	"ring:committed", // anybody can take it, nobody is woken
+	"ring:hinted",    // the tail hint is moved
+	"ring:aborted",   // a slot was given back unused
+	"ring:passed",    // and passed over
+	"ring:taken",     // a message is this process's
+	"ring:copied",    // it is read
+	"ring:freeing",   // its slots are free but for the first
+	"ring:freed",     // all are, nobody is woken
+	"ring:waiting",   // the word says that somebody sleeps, and nobody does yet
+	"ring:waking",    // it does not any more, and nobody is woken yet
+	"ring:woken",     // woken, and not looked why
 }

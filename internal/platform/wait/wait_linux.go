@@ -167,3 +167,24 @@ func Guard(w *atomic.Uint32) (leave func(), err error) {
 		l.head = uintptr(unsafe.Pointer(&l.head)) // empty; the kernel looks again when the thread ends
 	}, err
 }
+
+// membarrier(2)'s commands.
+const (
+	barrierPrivate         = 1 << 3
+	barrierRegisterPrivate = 1 << 4
+)
+
+// Fences reports whether Fence does what it says.
+var Fences = sync.OnceValue(func() bool {
+	_, _, errno := unix.RawSyscall(unix.SYS_MEMBARRIER, barrierRegisterPrivate, 0, 0)
+	return errno == 0
+})
+
+// Fence has every thread of this process pass a full memory barrier, wherever it
+// is. So one side of a handshake that is nearly always the other one's, such as
+// Close beside calls in flight, can pay for both.
+func Fence() {
+	if Fences() {
+		_, _, _ = unix.RawSyscall(unix.SYS_MEMBARRIER, barrierPrivate, 0, 0)
+	}
+}

@@ -31,3 +31,9 @@ func WakePrivate(*atomic.Uint32, int) int { return 0 }
 
 // Guard returns errors.ErrUnsupported.
 func Guard(*atomic.Uint32) (leave func(), err error) { return func() {}, Supported() }
+
+// Fences reports false.
+func Fences() bool { return false }
+
+// Fence does nothing.
+func Fence() {}

@@ -1,0 +1,443 @@
+package ring
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"math"
+
+	"github.com/sharedmem/shm/internal/crash"
+)
+
+// Receiver takes messages out of a ring. It is for one goroutine at a time (a second
+// one gets ErrBusy, as far as that can be noticed); only Close may be called
+// beside the others. Make one for each goroutine, where the ring is for many.
+type Receiver struct {
+	*part
+	shown uint64 // the head hint as we last stored it
+	every uint64
+	epoch uint64 // hdr.epoch when there was last nothing behind the head
+	stale uint64 // how far the search for that has come
+
+	// The message that was taken.
+	at    uint64 // its position
+	word  uint64 // and word
+	span  uint64
+	n     int
+	again bool
+
+	spare    []byte
+	notifier *notifier
+}
+
+// Receiver makes this process, or one more goroutine of it, a receiver.
+//
+// Errors: ErrTaken if the ring is for one and has it; shm.ErrNoSpace if all
+// participants are there; os.ErrClosed.
+func (q *Queue) Receiver() (*Receiver, error) {
+	p, err := q.join("join as receiver", receiver)
+	if err != nil {
+		return nil, err
+	}
+	// Another number than any: there may be something behind the head.
+	r := &Receiver{part: p, shown: p.pos, every: p.core.lag(), epoch: q.hdr.epoch.Load() - 1}
+	p.leave = r.show
+	return r, nil
+}
+
+// take takes the first message that nobody has taken; not ok if there is none. One
+// longer than most stays, with io.ErrShortBuffer.
+//
+// What is taken has no gaps, as what is claimed (see claim), but for messages that a dead
+// receiver had: those are behind the head, and searched when the epoch says so.
+func (r *Receiver) take(most int) (ok bool, err error) {
+	c := r.core
+	hint := &c.hdr.head
+	var from uint64
+	if !c.oneReceiver {
+		if epoch := c.hdr.epoch.Load(); epoch != r.epoch {
+			if ok, err := r.takeStale(most, epoch); ok || err != nil {
+				return ok, err
+			}
+		}
+		if from = hint.Load(); int64(from-r.pos) > 0 {
+			r.pos = from
+		}
+	}
+	for steps := uint64(0); ; steps++ {
+		at := c.slot(r.pos)
+		w := c.words[at].Load()
+		switch ahead := c.ahead(w, r.pos); {
+		case ahead == 0:
+			state := w & stateMask
+			if state == stateFree || state == stateWriting {
+				return false, nil
+			}
+			span, err := c.span(w)
+			if err != nil {
+				return false, err
+			}
+			switch state {
+			case stateFull:
+				if ok, err := r.claim(r.pos, w, span, most); ok || err != nil {
+					return ok, err
+				}
+				continue // somebody was faster
+			case stateVoid:
+				c.free(r.pos, w, span)
+				crash.Point("ring:passed")
+				r.q.wake(&c.hdr.freed)
+			default:
+				if c.oneReceiver {
+					return false, garbage("a slot's word", w)
+				}
+			}
+			r.pos += span
+		case ahead > 0:
+			r.pos++
+			if h := hint.Load(); int64(h-r.pos) > 0 {
+				r.pos = h
+			}
+		case ahead == -1: // nobody has come that far
+			return false, nil
+		default:
+			return false, garbage("a slot's word", w)
+		}
+		if steps > 2*c.mask+1024 {
+			if h := hint.Load(); h == from {
+				return false, garbage("the head", h)
+			} else if from = h; int64(h-r.pos) > 0 {
+				r.pos = h
+			}
+			steps = 0
+		}
+	}
+}
+
+// claim takes the message at pos, whose word is w; not ok if another was faster.
+func (r *Receiver) claim(pos, w, span uint64, most int) (ok bool, err error) {
+	c := r.core
+	at := c.slot(pos)
+	n := c.words[at+1].Load()
+	if !c.oneReceiver && c.words[at].Load() != w {
+		return false, nil // the length may be another message's
+	}
+	switch {
+	case n > uint64(c.limit) || n > span*uint64(c.room):
+		return false, garbage("the length of a message", n)
+	case n > uint64(most):
+		return false, fmt.Errorf("a message of %d bytes: %w", n, io.ErrShortBuffer)
+	}
+	if c.oneReceiver {
+		// Nothing has to be claimed. But if we die, the next one is to know that we may
+		// have worked on it.
+		storeRelease(&r.e.seen, pos+span)
+	} else {
+		own := w&^(stateMask|partMask) | uint64(r.idx)<<partShift | stateReading
+		if !c.words[at].CompareAndSwap(w, own) {
+			return false, nil
+		}
+		w = own
+		if pos == r.pos {
+			r.pos += span
+		}
+	}
+	crash.Point("ring:taken")
+	r.at, r.word, r.span, r.n, r.again = pos, w, span, int(n), w&flagAgain != 0
+	r.q.shadow.received()
+	return true, nil
+}
+
+// takeStale takes a message that dead receivers left behind the head.
+func (r *Receiver) takeStale(most int, epoch uint64) (ok bool, err error) {
+	c := r.core
+	for ; r.stale <= c.mask; r.stale++ {
+		w := c.words[c.slot(r.stale)].Load()
+		if w&(stateMask|flagAgain) != stateFull|flagAgain {
+			continue
+		}
+		span, err := c.span(w)
+		if err != nil {
+			return false, err
+		}
+		if ok, err := r.claim(w>>lapShift<<c.shift|r.stale, w, span, most); ok || err != nil {
+			return ok, err
+		}
+	}
+	r.stale, r.epoch = 0, epoch
+	return false, nil
+}
+
+// view returns the message that was taken, in place if it lies in one slot.
+func (r *Receiver) view() []byte {
+	c := r.core
+	if r.n <= c.room {
+		return c.payload(c.slot(r.at))[:r.n:r.n]
+	}
+	if cap(r.spare) < r.n {
+		r.spare = make([]byte, r.n)
+	}
+	r.read(r.spare[:r.n])
+	return r.spare[:r.n:r.n]
+}
+
+// read copies the message that was taken.
+func (r *Receiver) read(buf []byte) {
+	c := r.core
+	for pos := r.at; len(buf) > 0; pos++ {
+		n := copy(buf, c.payload(c.slot(pos)))
+		buf = buf[n:]
+	}
+}
+
+// finish gives the slots of the message that was taken back to the senders. quiet is as
+// for Sender.publish.
+func (r *Receiver) finish(quiet bool) {
+	c := r.core
+	crash.Point("ring:copied")
+	next := c.lap(r.at) + nextLap
+	w := &c.words[c.slot(r.at)]
+	if r.span > 1 {
+		for i := r.span - 1; i > 0; i-- {
+			c.words[c.slot(r.at+i)].Store(c.lap(r.at+i) + nextLap)
+		}
+		crash.Point("ring:freeing")
+	}
+	if quiet {
+		storeRelease(w, next)
+	} else {
+		w.Store(next)
+	}
+	crash.Point("ring:freed")
+	received := &r.e.received
+	storeRelease(received, received.Load()+1)
+	if c.oneReceiver {
+		r.pos = r.at + r.span
+	}
+	if r.pos-r.shown >= r.every {
+		r.show()
+	}
+	if !quiet && c.hdr.freed.Load()&sleeping != 0 {
+		r.q.wake(&c.hdr.freed)
+	}
+}
+
+// flush is the barrier after quiet messages, and the look at who sleeps.
+func (r *Receiver) flush() {
+	received := &r.e.received
+	received.Store(received.Load())
+	if f := &r.hdr.freed; f.Load()&sleeping != 0 {
+		r.q.wake(f)
+	}
+}
+
+func (r *Receiver) show() {
+	r.shown = r.pos
+	if r.oneReceiver {
+		storeRelease(&r.hdr.head, r.pos)
+	} else {
+		advance(&r.hdr.head, r.pos)
+	}
+}
+
+// await takes a message as soon as there is one.
+func (r *Receiver) await(ctx context.Context, most int) error {
+	var w waiter
+	for {
+		ok, err := r.take(most)
+		if ok || err != nil {
+			r.over(&w)
+			return err
+		}
+		if err := r.pause(ctx, &w, &r.hdr.filled); err != nil {
+			return err
+		}
+	}
+}
+
+// attempt takes a message if there is one now.
+func (r *Receiver) attempt(most int) (ok bool, err error) {
+	for range 3 {
+		if ok, err = r.take(most); ok || err != nil {
+			return ok, err
+		}
+		q := r.q
+		heard := q.heard.Load()
+		if err := q.check(context.Background(), r.part, true); err != nil {
+			return false, err
+		}
+		// Senders commit before they leave: if they are gone now, and there is nothing
+		// after that, there will be nothing.
+		gone := q.gone(q.hdr.peers.Load(), receiver)
+		if gone != nil {
+			if ok, err = r.take(most); !ok && err == nil {
+				err = gone
+			}
+			break
+		}
+		if q.heard.Load() == heard {
+			break
+		}
+	}
+	if !ok && err == nil && r.notifier != nil {
+		r.notifier.lower(r)
+	}
+	return ok, err
+}
+
+// Receive copies the next message into buf, waits for it if there is none, and
+// returns its length.
+//
+// Errors: io.EOF if there is none and all senders have closed; ErrPeerGone if there
+// is none and the last sender died (another may come: Receive may be called
+// again after either); io.ErrShortBuffer, and the message stays; os.ErrClosed;
+// shm.ErrFormat if the ring is damaged.
+func (r *Receiver) Receive(buf []byte) (int, error) {
+	return r.receive(context.Background(), buf)
+}
+
+// ReceiveContext is Receive until ctx is done; then the error is its.
+func (r *Receiver) ReceiveContext(ctx context.Context, buf []byte) (int, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, r.q.fail("receive", err)
+	}
+	return r.receive(ctx, buf)
+}
+
+func (r *Receiver) receive(ctx context.Context, buf []byte) (n int, err error) {
+	if err := r.enter(); err != nil {
+		return 0, r.fail(err)
+	}
+	if err = r.await(ctx, len(buf)); err == nil {
+		n = r.n
+		r.read(buf[:n])
+		r.finish(false)
+	}
+	r.exit()
+	return n, r.fail(err)
+}
+
+// fail wraps an error; io.EOF is what its callers compare with.
+func (r *Receiver) fail(err error) error {
+	if err == nil || errors.Is(err, io.EOF) {
+		return err
+	}
+	return r.q.fail("receive", err)
+}
+
+// TryReceive is Receive if there is a message now; ok says so.
+func (r *Receiver) TryReceive(buf []byte) (n int, ok bool, err error) {
+	if err := r.enter(); err != nil {
+		return 0, false, r.fail(err)
+	}
+	if ok, err = r.attempt(len(buf)); ok {
+		n = r.n
+		r.read(buf[:n])
+		r.finish(false)
+	}
+	r.exit()
+	return n, ok, r.fail(err)
+}
+
+// ReceiveBatch waits for a message, and takes all that are there then, at most
+// len(bufs). Each of the first n elements of bufs becomes one message: its array
+// is used if it is large enough. Senders are woken once, not for each.
+//
+// Errors: as Receive, for the first message.
+func (r *Receiver) ReceiveBatch(bufs [][]byte) (n int, err error) {
+	return r.ReceiveBatchContext(context.Background(), bufs)
+}
+
+// ReceiveBatchContext is ReceiveBatch until ctx is done; then the error is its.
+func (r *Receiver) ReceiveBatchContext(ctx context.Context, bufs [][]byte) (n int, err error) {
+	if err := ctx.Err(); err != nil || len(bufs) == 0 {
+		return 0, r.q.fail("receive", err)
+	}
+	if err := r.enter(); err != nil {
+		return 0, r.fail(err)
+	}
+	again := false
+	if err = r.await(ctx, math.MaxInt); err == nil {
+		for ok := true; ok; {
+			b := bufs[n]
+			if cap(b) < r.n {
+				b = make([]byte, r.n)
+			}
+			bufs[n] = b[:r.n]
+			r.read(bufs[n])
+			again = again || r.again
+			r.finish(true)
+			if n++; n == len(bufs) {
+				break
+			}
+			ok, _ = r.take(math.MaxInt) // a failure comes again
+		}
+		r.flush()
+		r.again = again
+	}
+	r.exit()
+	return n, r.fail(err)
+}
+
+// Lease waits for a message and calls fn with it, in place and without a copy (a
+// message over several slots is copied). p is valid until fn returns, and must not
+// be written to. The message is then done with, whatever fn returns, and Lease returns
+// that. If the process dies in fn, it was not.
+//
+// fn must not use this Receiver. Close waits for it. Another process, if it is
+// hostile, can change p meanwhile.
+//
+// Errors: as Receive; fn's.
+func (r *Receiver) Lease(fn func(p []byte) error) error {
+	return r.LeaseContext(context.Background(), fn)
+}
+
+// LeaseContext is Lease with a wait until ctx is done; then the error is its.
+func (r *Receiver) LeaseContext(ctx context.Context, fn func(p []byte) error) error {
+	if err := ctx.Err(); err != nil {
+		return r.fail(err)
+	}
+	if err := r.enter(); err != nil {
+		return r.fail(err)
+	}
+	defer r.exit()
+	if err := r.await(ctx, math.MaxInt); err != nil {
+		return r.fail(err)
+	}
+	defer r.finish(false)
+	return fn(r.view())
+}
+
+// Redelivered tells whether the last message that was received (of a batch, any) had
+// been given to a receiver before that died: it may have been worked on.
+func (r *Receiver) Redelivered() bool { return r.again }
+
+// All yields messages as they come, each valid until the next, without a copy as in
+// Lease. It ends when all senders have closed. Another error is yielded once, with
+// no message, and ends it as well.
+func (r *Receiver) All() iter.Seq2[[]byte, error] {
+	return func(yield func([]byte, error) bool) {
+		for {
+			more := false
+			err := r.Lease(func(p []byte) error {
+				more = yield(p, nil)
+				return nil
+			})
+			switch {
+			case err == io.EOF:
+				return
+			case err != nil:
+				yield(nil, err)
+				return
+			case !more:
+				return
+			}
+		}
+	}
+}
+
+// Close ends this receiver: a call that waits ends with os.ErrClosed. Messages stay
+// in the ring. Closing again returns nil.
+func (r *Receiver) Close() error { return r.q.closePart("close receiver", r.part) }
