@@ -96,7 +96,7 @@ func (n *notifier) run(p *part) {
 			}
 			w := q.words[q.slot(pos)].Load()
 			nothing := q.ahead(w, pos) < 0 || q.ahead(w, pos) == 0 && (w&stateMask == stateFree || w&stateMask == stateWriting)
-			if !nothing || q.hdr.epoch.Load() != epoch || q.gone(q.hdr.peers.Load(), receiver) != nil {
+			if !nothing || q.hdr.epoch.Load() != epoch || ended(q.hdr.peers.Load(), receiver) != nil {
 				break
 			}
 			if q.sleep(stop, p, &q.hdr.filled, v|sleeping, bell) != nil {

@@ -43,7 +43,7 @@ func (q *Queue) Receiver() (*Receiver, error) {
 	}
 	// Another number than any: there may be something behind the head.
 	r := &Receiver{part: p, shown: p.pos, every: p.core.lag(), epoch: q.hdr.epoch.Load() - 1}
-	p.leave = r.show
+	p.leave, p.show = r.hint, r.hint
 	return r, nil
 }
 
@@ -217,7 +217,7 @@ func (r *Receiver) finish(quiet bool) {
 		r.pos = r.at + r.span
 	}
 	if r.pos-r.shown >= r.every {
-		r.show()
+		r.hint()
 	}
 	if !quiet && c.hdr.freed.Load()&sleeping != 0 {
 		r.q.wake(&c.hdr.freed)
@@ -233,7 +233,7 @@ func (r *Receiver) flush() {
 	}
 }
 
-func (r *Receiver) show() {
+func (r *Receiver) hint() {
 	r.shown = r.pos
 	if r.oneReceiver {
 		storeRelease(&r.hdr.head, r.pos)
@@ -270,7 +270,7 @@ func (r *Receiver) attempt(most int) (ok bool, err error) {
 		}
 		// Senders commit before they leave: if they are gone now, and there is nothing
 		// after that, there will be nothing.
-		gone := q.gone(q.hdr.peers.Load(), receiver)
+		gone := r.gone(q.hdr.peers.Load())
 		if gone != nil {
 			if ok, err = r.take(most); !ok && err == nil {
 				err = gone

@@ -517,12 +517,14 @@ type part struct {
 	end   atomic.Bool   // Close has begun
 	plain bool
 	leave func() // what Close does before the entry is given back
+	show  func() // moves the hint up
 
-	done  chan struct{} // closed when Close begins
-	idle  chan struct{} // a call has left after that
-	gone  chan struct{} // closed when Close is over
-	spins int           // how many looks it took lately, while spinning
-	tries int
+	done   chan struct{} // closed when Close begins
+	idle   chan struct{} // a call has left after that
+	closed chan struct{} // closed when Close is over
+	spins  int           // how many looks it took lately, while spinning
+	tries  int
+	spun   int // where the empty loop stores
 }
 
 // enter begins a call. Close beside it sees busy, or the call sees end: Close stores
@@ -568,10 +570,10 @@ func (p *part) exit() {
 func (p *part) close() error {
 	q := p.q
 	if p.end.Swap(true) {
-		<-p.gone
+		<-p.closed
 		return nil
 	}
-	defer close(p.gone)
+	defer close(p.closed)
 	close(p.done)
 	q.stop.Add(1)
 	wait.WakePrivate(&q.stop, 1<<30)
@@ -597,7 +599,7 @@ func (q *Queue) closePart(op string, p *part) error {
 	if q.block != nil {
 		release, err := q.block.Acquire()
 		if err != nil {
-			<-p.gone
+			<-p.closed
 			return nil
 		}
 		defer release()

@@ -31,7 +31,7 @@ func (q *Queue) Sender() (*Sender, error) {
 		return nil, err
 	}
 	s := &Sender{part: p, shown: p.pos, every: p.core.lag()}
-	p.leave = s.withdraw
+	p.leave, p.show = s.withdraw, s.hint
 	return s, nil
 }
 
@@ -43,7 +43,7 @@ func (s *Sender) withdraw() {
 	if s.claimed != 0 {
 		s.abort()
 	}
-	s.show()
+	s.hint()
 }
 
 // claim finds the first slot that nobody has claimed in its lap, and claims k of them
@@ -158,7 +158,7 @@ func (s *Sender) publish(n, k int, quiet bool) {
 	sent := &s.e.sent
 	storeRelease(sent, sent.Load()+1)
 	if s.pos-s.shown >= s.every {
-		s.show()
+		s.hint()
 	}
 	if !quiet && c.hdr.filled.Load()&sleeping != 0 {
 		s.q.wake(&c.hdr.filled)
@@ -174,8 +174,8 @@ func (s *Sender) flush() {
 	}
 }
 
-// show moves the hint up, and takes the time to look how full the ring is.
-func (s *Sender) show() {
+// hint moves the hint up, and takes the time to look how full the ring is.
+func (s *Sender) hint() {
 	c := s.core
 	s.shown = s.pos
 	if c.oneSender {
@@ -225,19 +225,19 @@ func (s *Sender) attempt(k int) (ok bool, err error) {
 			return ok, err
 		}
 		q := s.q
-		bell := q.heard.Load()
+		heard := q.heard.Load()
 		if err := q.check(context.Background(), s.part, true); err != nil {
 			return false, err
 		}
 		// Before the look, as for receivers.
-		gone := q.gone(q.hdr.peers.Load(), sender)
+		gone := s.gone(q.hdr.peers.Load())
 		if gone != nil {
 			if ok, err = s.claim(k); !ok && err == nil {
 				err = gone
 			}
 			return ok, err
 		}
-		if q.heard.Load() == bell {
+		if q.heard.Load() == heard {
 			return false, nil
 		}
 	}

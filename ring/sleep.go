@@ -157,7 +157,7 @@ func (p *part) pause(ctx context.Context, w *waiter, f *atomic.Uint32) error {
 	w.looks++
 	if w.looks <= w.limit || q.waiting == Spin {
 		for i := range 8 {
-			spun.v = i
+			p.spun = i
 		}
 		if w.looks&63 != 0 {
 			return nil
@@ -171,10 +171,7 @@ func (p *part) pause(ctx context.Context, w *waiter, f *atomic.Uint32) error {
 		runtime.Gosched()
 		if w.ready { // the look after the one at the peers
 			w.ready = false
-			if err := q.gone(w.peers, p.role); err != nil {
-				return err
-			}
-			return nil
+			return p.gone(w.peers)
 		}
 		w.peers = q.hdr.peers.Load()
 		w.ready = true
@@ -185,6 +182,7 @@ func (p *part) pause(ctx context.Context, w *waiter, f *atomic.Uint32) error {
 			w.first = true
 			p.spins -= (p.spins + 3) / 4
 			p.tries++
+			p.show()          // for those who look from outside
 			runtime.Gosched() // the peer may be a goroutine of ours
 		}
 		w.bell = q.bell.Load()
@@ -202,7 +200,7 @@ func (p *part) pause(ctx context.Context, w *waiter, f *atomic.Uint32) error {
 		return nil
 	}
 	w.ready = false
-	if err := q.gone(w.peers, p.role); err != nil {
+	if err := p.gone(w.peers); err != nil {
 		return err
 	}
 	e := p.e
@@ -222,11 +220,4 @@ func (p *part) over(w *waiter) {
 	} else {
 		p.spins += d / 8
 	}
-}
-
-// spun is where the empty loop stores, on a cache line of its own.
-var spun struct {
-	_ [64]byte
-	v int
-	_ [64]byte
 }

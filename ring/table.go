@@ -193,8 +193,8 @@ func (q *Queue) join(op string, r role) (_ *part, err error) {
 	}
 	e := &q.entries[at]
 	p := &part{
-		core: q.core, q: q, e: e, idx: at, role: r, plain: q.plain, leave: func() {},
-		done: make(chan struct{}), idle: make(chan struct{}, 1), gone: make(chan struct{}),
+		core: q.core, q: q, e: e, idx: at, role: r, plain: q.plain, show: func() {}, leave: func() {},
+		done: make(chan struct{}), idle: make(chan struct{}, 1), closed: make(chan struct{}),
 	}
 	ever := uint64(everSender)
 	p.pos = q.hdr.tail.Load()
@@ -376,9 +376,17 @@ func (q *Queue) again(e *entry, pos, w uint64) {
 	e.lost.Add(1)
 }
 
-// gone tells which end it is when a participant waits for peers that are not
-// there: nil if there are some, or none yet.
-func (q *Queue) gone(peers uint64, r role) error {
+// gone tells which end it is when p waits for peers that are not there: nil if there
+// are some, or none yet.
+func (p *part) gone(peers uint64) error {
+	err := ended(peers, p.role)
+	if err != nil && (closeContext{q: p.q}).Err() != nil {
+		return os.ErrClosed // perhaps they were of this Queue
+	}
+	return err
+}
+
+func ended(peers uint64, r role) error {
 	if r == receiver {
 		switch {
 		case peers&countMask != 0 || peers&everSender == 0:
