@@ -474,7 +474,7 @@ func TestOptions(t *testing.T) {
 		t.Error("a second sender came")
 	}
 	for _, bad := range []ring.Options{
-		{SlotSize: -1}, {Slots: -1}, {Slots: 1 << 31}, {MaxMessage: -1}, {SlotSize: 8, Slots: 2, MaxMessage: 17}, {Participants: 1}, {Participants: 5000},
+		{SlotSize: -1}, {Slots: -1}, {Slots: 1<<30 + 1}, {MaxMessage: -1}, {SlotSize: 8, Slots: 2, MaxMessage: 17}, {Participants: 1}, {Participants: 5000},
 		{SlotSize: 1 << 30, Slots: 1 << 30},
 	} {
 		_, err := ring.Create(shmtest.Name(t), &bad)
