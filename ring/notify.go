@@ -5,6 +5,8 @@ import (
 	"io"
 	"os"
 	"sync/atomic"
+
+	"github.com/sharedmem/shm/internal/platform/wait"
 )
 
 // notifier makes a pipe readable when there may be something to receive.
@@ -93,6 +95,9 @@ func (n *notifier) run(p *part) {
 			v := q.hdr.filled.Load()
 			if v&sleeping == 0 && !q.hdr.filled.CompareAndSwap(v, v|sleeping) {
 				continue
+			}
+			if q.fenced {
+				wait.FenceAll()
 			}
 			w := q.words[q.slot(pos)].Load()
 			nothing := q.ahead(w, pos) < 0 || q.ahead(w, pos) == 0 && (w&stateMask == stateFree || w&stateMask == stateWriting)

@@ -205,7 +205,7 @@ func (r *Receiver) finish(quiet bool) {
 		}
 		crash.Point("ring:freeing")
 	}
-	if quiet {
+	if quiet || r.q.quiet {
 		storeRelease(w, next)
 	} else {
 		w.Store(next)
@@ -226,8 +226,9 @@ func (r *Receiver) finish(quiet bool) {
 
 // flush is the barrier after quiet messages, and the look at who sleeps.
 func (r *Receiver) flush() {
-	received := &r.e.received
-	received.Store(received.Load())
+	if received := &r.e.received; !r.q.quiet {
+		received.Store(received.Load())
+	}
 	if f := &r.hdr.freed; f.Load()&sleeping != 0 {
 		r.q.wake(f)
 	}

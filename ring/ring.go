@@ -228,7 +228,9 @@ type Queue struct {
 
 	heard  atomic.Uint64 // bell when everybody was last known to live, and heardOnce
 	stop   atomic.Uint32 // changes when a call of this process is to give up
-	plain  bool          // threads can be fenced from afar
+	plain  bool          // our threads can be fenced from afar
+	quiet  bool          // so can all participants': no store needs to be a barrier
+	slice  time.Duration // how long to sleep at most, if we cannot fence the others
 	table  chan struct{} // held by the goroutine that changes the table; of all Queues on this memory
 	parks  [2]park       // on filled and on freed
 	shadow *shadow
@@ -260,6 +262,9 @@ func Create(name string, opts *Options) (*Queue, error) {
 	}
 	if g.place, err = placeOf(o.Block.Dir); err != nil {
 		return fail(err)
+	}
+	if wait.FencesAll() {
+		g.flags |= flagFenced
 	}
 	b, err := shm.CreateWith(name, int(g.size()), &o.Block, func(b *shm.Block) error { return format(b.Bytes(), g) })
 	if err != nil {
@@ -376,11 +381,18 @@ func attach(op string, b *shm.Block, w Waiting, want *Options) (*Queue, error) {
 }
 
 func newQueue(c *core, me uint64, bell *atomic.Uint32, alive func(uint64) bool) *Queue {
-	return &Queue{
-		core: c, me: me, bell: bell, alive: alive, left: func() {}, plain: wait.Fences(),
+	fences := wait.FencesAll()
+	q := &Queue{
+		quiet: c.fenced && fences,
+		core:  c, me: me, bell: bell, alive: alive, left: func() {}, plain: wait.Fences(),
 		closing: make(chan struct{}),
 		table:   make(chan struct{}, 1), shadow: &shadow{}, parts: map[*part]struct{}{},
 	}
+	if c.fenced && !fences {
+		// Ours are barriers all the same; theirs are not, and may pass our flag by.
+		q.slice = 5 * time.Millisecond
+	}
+	return q
 }
 
 // shared is what all Queues of this process on one memory have in common. In the

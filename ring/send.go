@@ -15,6 +15,8 @@ type Sender struct {
 	*part
 	shown uint64 // the tail hint as we last stored it
 	every uint64 // how far it may lag
+	clear uint64 // the slots of all positions before are known to be free
+	sole  bool   // there is one receiver, and pos is the first free position for sure
 
 	claimed  int    // slots that are reserved, 0 if there is no reservation
 	reserved []byte // what Reserve returned
@@ -32,6 +34,14 @@ func (q *Queue) Sender() (*Sender, error) {
 	}
 	s := &Sender{part: p, shown: p.pos, every: p.core.lag()}
 	p.leave, p.show = s.withdraw, s.hint
+	if s.oneSender && s.oneReceiver {
+		// The hint may be behind what was sent. From here on it is our own.
+		if err := s.enter(); err == nil {
+			_, err = s.claim(1)
+			s.sole, s.clear = err == nil, s.pos
+			s.exit()
+		}
+	}
 	return s, nil
 }
 
@@ -149,7 +159,7 @@ func (s *Sender) publish(n, k int, quiet bool) {
 	s.q.shadow.sending()
 	w := c.lap(s.pos) | uint64(k)<<spanShift | uint64(s.idx)<<partShift | stateFull
 	s.pos += uint64(k)
-	if quiet {
+	if quiet || s.q.quiet {
 		storeRelease(&c.words[at], w)
 	} else {
 		c.words[at].Store(w)
@@ -167,8 +177,9 @@ func (s *Sender) publish(n, k int, quiet bool) {
 
 // flush is the barrier after quiet messages, and the look at who sleeps.
 func (s *Sender) flush() {
-	sent := &s.e.sent
-	sent.Store(sent.Load())
+	if sent := &s.e.sent; !s.q.quiet {
+		sent.Store(sent.Load())
+	}
 	if f := &s.hdr.filled; f.Load()&sleeping != 0 {
 		s.q.wake(f)
 	}
@@ -302,8 +313,15 @@ func (s *Sender) quick(p []byte, quiet bool) bool {
 	}
 	at := c.slot(s.pos)
 	w, lap := &c.words[at], c.lap(s.pos)
-	if w.Load() != lap {
-		return false
+	if int64(s.clear-s.pos) <= 0 {
+		// A single receiver moves the head when slots are free. To know that of many at
+		// once spares a look at each, which would fetch its cache line twice: to
+		// read, and then to write.
+		if h := c.hdr.head.Load() + c.mask + 1; s.sole && h-s.pos-1 <= c.mask {
+			s.clear = h
+		} else if w.Load() != lap {
+			return false
+		}
 	}
 	if !c.oneSender {
 		if !w.CompareAndSwap(lap, lap|1<<spanShift|uint64(s.idx)<<partShift|stateWriting) {

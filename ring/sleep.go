@@ -25,12 +25,18 @@ var (
 //	who commits   stores the slot's word, looks at the bit; if it is set, clears it,
 //	              counts, and wakes all
 //
-// Both the setting of the bit and the storing of the slot's word are full barriers:
-// sync/atomic's operations are sequentially consistent, XCHG and LOCK CMPXCHG on
-// amd64, and on arm64 STLR followed by LDAR stay in order. So either the one sees
-// the slot, or the other the bit. Waking all keeps it that simple: the flag says "at
-// least one", and nobody has to pass on what it did not need. Who dies between its
-// store and the waking rings everybody's bell by it.
+// Either the one must see the slot, or the other the bit: between the two steps of
+// each stands a full barrier. Waiting is rare and sending is not, so where the
+// kernel can do that (membarrier, which has the threads of all participants pass a
+// barrier) who waits pays for both, and who commits stores plainly: if its look at the
+// bit came before the barrier, so did its store, and the waiter's look comes after.
+// Elsewhere both stores are barriers themselves: sync/atomic's are sequentially
+// consistent, XCHG and LOCK CMPXCHG on amd64, and on arm64 STLR followed by LDAR
+// stay in order.
+//
+// Waking all keeps it that simple: the flag says "at least one", and nobody has to
+// pass on what it did not need. Who dies between its store and the waking rings
+// everybody's bell by it.
 const sleeping = 1
 
 // wake wakes those who sleep on f, if any do.
@@ -97,7 +103,7 @@ func (q *Queue) sleep(ctx context.Context, p *part, f *atomic.Uint32, value, bel
 	if err := p.stopped(ctx); err != nil {
 		return err
 	}
-	err := wait.Any(0,
+	err := wait.Any(q.slice,
 		wait.On{Word: f, Value: value},
 		wait.On{Word: q.bell, Value: bell},
 		wait.On{Word: &q.stop, Value: stop, Private: true})
@@ -192,6 +198,10 @@ func (p *part) pause(ctx context.Context, w *waiter, f *atomic.Uint32) error {
 		v := f.Load()
 		if v&sleeping == 0 && !f.CompareAndSwap(v, v|sleeping) {
 			return nil
+		}
+		if q.fenced {
+			// Even if the bit was set already: who set it has perhaps not come to this yet.
+			wait.FenceAll()
 		}
 		crash.Point("ring:waiting")
 		w.value = v | sleeping

@@ -22,7 +22,8 @@ const (
 	flagOneSender   = 1
 	flagOneReceiver = 2
 	flagDiscard     = 4
-	flagsKnown      = 7
+	flagFenced      = 8 // who is about to sleep has all participants pass a barrier
+	flagsKnown      = 15
 
 	maxSlots = 1 << 30
 	maxParts = 1 << 12
@@ -147,7 +148,7 @@ type core struct {
 	room  int    // bytes of payload in a slot
 	limit int
 
-	oneSender, oneReceiver, discard bool
+	oneSender, oneReceiver, discard, fenced bool
 }
 
 // geometry is what a header says, copied once and checked.
@@ -227,6 +228,7 @@ func newCore(mem []byte) (*core, geometry, error) {
 		hdr: h, mask: g.slots - 1, shift: uint(bits.TrailingZeros64(g.slots)),
 		step: int(g.stride / 8), room: int(g.slotSize), limit: int(g.limit),
 		oneSender: g.flags&flagOneSender != 0, oneReceiver: g.flags&flagOneReceiver != 0, discard: g.flags&flagDiscard != 0,
+		fenced: g.flags&flagFenced != 0,
 	}
 	start, n := int(g.start()), int(g.slots*g.stride)
 	if c.entries, err = layout.Slice[entry](mem, headerSize, int(g.parts)); err != nil {

@@ -170,6 +170,8 @@ func Guard(w *atomic.Uint32) (leave func(), err error) {
 
 // membarrier(2)'s commands.
 const (
+	barrierGlobal          = 1 << 1
+	barrierRegisterGlobal  = 1 << 2
 	barrierPrivate         = 1 << 3
 	barrierRegisterPrivate = 1 << 4
 )
@@ -186,5 +188,19 @@ var Fences = sync.OnceValue(func() bool {
 func Fence() {
 	if Fences() {
 		_, _, _ = unix.RawSyscall(unix.SYS_MEMBARRIER, barrierPrivate, 0, 0)
+	}
+}
+
+// FencesAll reports whether FenceAll does what it says, and registers this process
+// as one that it reaches.
+var FencesAll = sync.OnceValue(func() bool {
+	_, _, errno := unix.RawSyscall(unix.SYS_MEMBARRIER, barrierRegisterGlobal, 0, 0)
+	return errno == 0
+})
+
+// FenceAll is Fence for the threads of all processes that have asked FencesAll.
+func FenceAll() {
+	if FencesAll() {
+		_, _, _ = unix.RawSyscall(unix.SYS_MEMBARRIER, barrierGlobal, 0, 0)
 	}
 }

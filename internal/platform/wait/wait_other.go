@@ -37,3 +37,9 @@ func Fences() bool { return false }
 
 // Fence does nothing.
 func Fence() {}
+
+// FencesAll reports false.
+func FencesAll() bool { return false }
+
+// FenceAll does nothing.
+func FenceAll() {}
