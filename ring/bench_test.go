@@ -61,7 +61,7 @@ func init() {
 		buf := make([]byte, 1<<21)
 		for {
 			n, err := r.Receive(buf)
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				_ = errors.Join(in.Close(), out.Close())
 				return 0
 			}
@@ -106,7 +106,7 @@ func init() {
 		}
 		shmtest.Say("done")
 		_ = in.Close()
-		if err != io.EOF {
+		if !errors.Is(err, io.EOF) {
 			return complain(err)
 		}
 		return 0

@@ -3,6 +3,7 @@
 package ring_test
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -112,7 +113,7 @@ func ExampleOf() {
 		log.Fatal(err)
 	}
 	_, err = r.Receive()
-	fmt.Println(err == io.EOF)
+	fmt.Println(errors.Is(err, io.EOF))
 	// Output:
 	// {101.5 3} <nil>
 	// true

@@ -4,6 +4,7 @@ package ring
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -79,7 +80,7 @@ func heap(t *testing.T, o Options) {
 					sum.Add(v)
 					return nil
 				})
-				if err == io.EOF {
+				if errors.Is(err, io.EOF) {
 					return
 				}
 				if err != nil {

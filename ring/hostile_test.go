@@ -225,7 +225,7 @@ func init() {
 				n++
 				return nil
 			})
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				shmtest.Say("%d", n)
 				return report(q.Close())
 			}

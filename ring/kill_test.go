@@ -175,7 +175,7 @@ func init() {
 // gone tells that nobody is at the other end now. Somebody will be: the test sees to
 // it, and nobody waits for those who are not there, so this looks again.
 func gone(err error) bool {
-	if err == io.EOF || errors.Is(err, ring.ErrPeerGone) || errors.Is(err, io.ErrClosedPipe) {
+	if errors.Is(err, io.EOF) || errors.Is(err, ring.ErrPeerGone) || errors.Is(err, io.ErrClosedPipe) {
 		time.Sleep(200 * time.Microsecond)
 		return true
 	}
@@ -259,7 +259,7 @@ func (a *arena) settle(deadReceivers int) {
 	}
 	for {
 		err := r.Lease(func(p []byte) error { return a.j.note(p, r.Redelivered()) })
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {

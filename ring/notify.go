@@ -2,6 +2,7 @@ package ring
 
 import (
 	"context"
+	"errors"
 	"io"
 	"os"
 	"sync/atomic"
@@ -16,7 +17,7 @@ type notifier struct {
 	empty   chan uint64 // the position at which there was nothing
 }
 
-func isEnd(err error) bool { return err == io.EOF }
+func isEnd(err error) bool { return errors.Is(err, io.EOF) }
 
 // Notify returns a file that is readable as long as there may be something to
 // receive, for those who wait in a poll loop: when it is readable, call TryReceive

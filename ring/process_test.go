@@ -106,7 +106,7 @@ func TestPeerGone(t *testing.T) {
 			t.Fatal(n, err, r.Redelivered(), again)
 		}
 	}
-	if _, err := r.Receive(nil); err != io.EOF {
+	if _, err := r.Receive(nil); !errors.Is(err, io.EOF) {
 		t.Fatal(err)
 	}
 }

@@ -427,7 +427,7 @@ func (r *Receiver) All() iter.Seq2[[]byte, error] {
 				return nil
 			})
 			switch {
-			case err == io.EOF:
+			case errors.Is(err, io.EOF):
 				return
 			case err != nil:
 				yield(nil, err)

@@ -38,6 +38,7 @@ var (
 // Side says how many there may be at one end of a ring.
 type Side uint8
 
+// How many there may be at one end.
 const (
 	Many Side = iota // any number; each message goes through one atomic operation more
 	One
@@ -57,6 +58,7 @@ func (s Side) String() string {
 // finished with when it died.
 type AfterDeath uint8
 
+// What becomes of a dead receiver's message.
 const (
 	Redeliver AfterDeath = iota // another gets it; [Receiver.Redelivered] says so
 	Discard                     // it counts as lost
@@ -75,6 +77,7 @@ func (a AfterDeath) String() string {
 // Waiting says how this process waits. It is no property of the ring.
 type Waiting uint8
 
+// Ways of waiting.
 const (
 	Adaptive Waiting = iota // spins for as long as that was of use lately, then sleeps
 	Spin                    // never sleeps: for cores that have nothing else to do
@@ -466,9 +469,12 @@ func (q *Queue) shut() {
 	parts := q.parts
 	q.parts = map[*part]struct{}{}
 	q.mu.Unlock()
+	// All at once: one may wait for what another does in the function given to Lease.
+	var all sync.WaitGroup
 	for p := range parts {
-		_ = p.close()
+		all.Go(func() { _ = p.close() })
 	}
+	all.Wait()
 	q.left()
 }
 

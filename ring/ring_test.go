@@ -251,7 +251,7 @@ func model(t *testing.T, rnd *rand.Rand, q *ring.Queue, ns, nr int) {
 					t.Fatal(err)
 				}
 				return want
-			}); err != want {
+			}); !errors.Is(err, want) {
 				t.Fatal(err)
 			}
 			queue = queue[1:]
@@ -307,7 +307,7 @@ func model(t *testing.T, rnd *rand.Rand, q *ring.Queue, ns, nr int) {
 		}
 		queue = queue[1:]
 	}
-	if _, err := rs[0].Receive(nil); err != io.EOF {
+	if _, err := rs[0].Receive(nil); !errors.Is(err, io.EOF) {
 		t.Fatal(err)
 	}
 	st, err := q.Stats()
@@ -375,7 +375,7 @@ func hammer(t *testing.T, q *ring.Queue, each int) {
 				}
 				return nil
 			}
-			if err := receiveAll(r, i, take); err != io.EOF {
+			if err := receiveAll(r, i, take); !errors.Is(err, io.EOF) {
 				t.Error(err)
 			}
 		})
@@ -522,10 +522,10 @@ func TestEnds(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if _, err := r.Receive(buf); err != io.EOF {
+		if _, err := r.Receive(buf); !errors.Is(err, io.EOF) {
 			t.Fatal(err)
 		}
-		if _, ok, err := r.TryReceive(buf); ok || err != io.EOF {
+		if _, ok, err := r.TryReceive(buf); ok || !errors.Is(err, io.EOF) {
 			t.Fatal(ok, err)
 		}
 		// Another sender comes.
@@ -816,7 +816,7 @@ func TestNotify(t *testing.T) {
 			}
 			n++
 		}
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			if n != 1000 {
 				t.Fatal(n)
 			}

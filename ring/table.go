@@ -169,11 +169,6 @@ func (q *Queue) join(op string, r role) (_ *part, err error) {
 		}
 	}
 	defer release()
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.closed {
-		return fail(os.ErrClosed)
-	}
 	if _, err := q.lock(closeContext{context.Background(), q}, nil, false); err != nil {
 		return fail(err)
 	}
@@ -208,6 +203,13 @@ func (q *Queue) join(op string, r role) (_ *part, err error) {
 	e.state.Store(uint64(r))
 	crash.Point("ring:joined")
 	q.recount(-1, ever, 0)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed { // meanwhile, and nobody would close it
+		e.state.Store(uint64(free))
+		q.recount(-1, 0, 0)
+		return fail(os.ErrClosed)
+	}
 	q.parts[p] = struct{}{}
 	return p, nil
 }
