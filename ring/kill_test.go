@@ -90,6 +90,9 @@ func init() {
 		}
 		id, _ := strconv.Atoi(args[3])
 		s, err := q.Sender()
+		for errors.Is(err, ring.ErrTaken) { // see settle
+			s, err = q.Sender()
+		}
 		if err != nil {
 			return complain(err)
 		}
@@ -142,6 +145,9 @@ func init() {
 			return complain(err)
 		}
 		r, err := q.Receiver()
+		for errors.Is(err, ring.ErrTaken) { // see settle
+			r, err = q.Receiver()
+		}
 		if err != nil {
 			return complain(err)
 		}
