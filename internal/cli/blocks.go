@@ -19,6 +19,7 @@ import (
 
 	"github.com/sharedmem/shm"
 	"github.com/sharedmem/shm/internal/platform/proc"
+	"github.com/sharedmem/shm/lock"
 )
 
 func init() { verbs = append(verbs, newCreate, newLs, newInfo, newRm) }
@@ -33,6 +34,7 @@ type blockDoc struct {
 	Holders []proc.Holder `json:"holders,omitzero"` // absent if not asked for
 	List    *listDoc      `json:"list,omitempty"`   // the same
 	Array   *npyDoc       `json:"array,omitempty"`  // the same
+	Locks   []lock.Info   `json:"locks,omitempty"`  // the same
 
 	ArrayError string `json:"array_error,omitempty"` // why there is no array, or no summary
 }
@@ -365,6 +367,9 @@ func scanFor(blocks []shm.Info) (*proc.Snapshot, error) {
 func keyOf(b shm.Info) proc.Key { return proc.Key{Dev: b.Device, Ino: b.Inode} }
 
 func holdersOf(seen *proc.Snapshot, b shm.Info) []proc.Holder {
+	if seen == nil {
+		return nil
+	}
 	if o := seen.Objects[keyOf(b)]; o != nil {
 		return o.Holders
 	}

@@ -24,7 +24,8 @@ func newInfo(a *app) *cobra.Command {
 		Aliases: []string{"stat"},
 		Short:   "Show all about a block, or how to open it in Python",
 		Long: `Show a block's size, permissions and owner, how much of it occupies memory,
-what it holds if that can be told, and which processes have it open or mapped.
+what it holds if that can be told, the locks of package lock in its first mebibyte
+with who holds them, and which processes have it open or mapped.
 
 Of an array, a block that begins with a .npy header, it shows type and shape and
 looks through the elements: smallest, largest, mean, how many are NaN; of
@@ -90,6 +91,7 @@ func (a *app) printInfo(ctx context.Context, blocks []shm.Info, force *bool) err
 		}{}
 		doc.Blocks, doc.Refused = docsOf(blocks, seen)
 		for i, b := range blocks {
+			doc.Blocks[i].Locks = locksOf(b)
 			switch b.Kind {
 			case "list":
 				doc.Blocks[i].List, _ = listOf(b) // absent if it cannot be told
@@ -191,6 +193,13 @@ func (a *app) printOne(ctx context.Context, b shm.Info, seen *proc.Snapshot, for
 		}
 	case b.Kind != "":
 		line("kind", printable(b.Kind))
+	}
+	for i, l := range locksOf(b) {
+		what := ""
+		if i == 0 {
+			what = "locks:"
+		}
+		t.row(cell{bold, what}, lockText(l, holdersOf(seen, b)))
 	}
 	switch {
 	case seen == nil:

@@ -29,6 +29,7 @@ A block ("B" below):
   list                      L without items, if it is one; info only
   array                     A, if it holds a .npy file; info only
   array_error               why there is no array, or no summary of it; info only
+  locks                     [K], those of package lock; info only
   device, inode
   holders                   [H]; info and ls -l only
 A holder ("H"):
@@ -60,6 +61,14 @@ A summary ("S"):
   field, dtype, count       field only of structures
   min, max, mean            as array writes values; of complex numbers only mean
   nan, nat, true, longest   how many, and of text and bytes the length; by type
+
+A lock ("K"):
+  offset, kind              "Mutex", "RWMutex", "Semaphore", …
+  state                     in words: "free", "held", "owner died", "3 permits", …
+  count, parties            permits, or who has come to a barrier, and of how many
+  holders                   [{pid, alive, lease}]; no pid: it cannot be told
+  waiting                   somebody waits, or did a moment ago
+  elsewhere                 its users have their leases in another place
 
 create, put    B
 put --npz      {blocks: [B]}
