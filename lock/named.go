@@ -259,7 +259,7 @@ func (s *NamedSemaphore) wait(ctx context.Context) error {
 	case <-s.guard.Done():
 		return os.ErrClosed
 	}
-	defer s.local.next()
+	defer func() { <-s.local.turn }()
 	// One goroutine of the process sleeps, and stop gets it out of there.
 	me := &sleeper{}
 	undo := func() bool { return true }
