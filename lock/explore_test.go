@@ -282,6 +282,7 @@ func (e *explorer) join(b *shm.Block, k kind) *process {
 	p := &process{id: uint64(len(e.procs)+1) << 32}
 	p.room = &room{block: b, member: &lease.Member{ID: p.id, Bell: new(atomic.Uint32)}, me: p.id,
 		places: map[int]place{}, sleepers: map[*sleeper]struct{}{}}
+	p.room.done = p.room.guard.Done()
 	low, err := shm.At[atomic.Uint32](b, 8+layout.LowHalf)
 	if err != nil {
 		panic(err)
