@@ -68,6 +68,9 @@ type explorer struct {
 	readers map[*thread]int
 	due     bool // the last holder died, and nobody has mended
 	broken  bool // somebody is giving it back, or has, without mending
+
+	// Readers that slept when the last writer gave it back: they come next.
+	owed []*thread
 }
 
 type choice struct{ took, of int }
@@ -95,7 +98,8 @@ type thread struct {
 	on                    []wait.On
 	ready                 func() bool // not nil: it waits for another of its process
 	ctx                   *ending
-	sawDue                bool
+	sawDue                bool // an owner died in its time
+	reading               bool // in RLock
 }
 
 // ending is a context that ends when the explorer says so, with no goroutine.
@@ -229,14 +233,17 @@ func (e *explorer) until(ready func() bool) {
 }
 
 func (e *explorer) alive(_ *room, owner uint64) bool {
-	e.now.pause()
+	t := e.now
+	t.pause()
+	alive := false
 	for _, p := range e.procs {
 		if p.id == owner {
-			e.note("%s finds P%x alive: %v", e.now.name, p.id>>32, !p.known)
-			return !p.known
+			alive = !p.known
 		}
 	}
-	return false
+	e.note("%s finds P%x alive: %v", t.name, owner>>32, alive)
+	t.pause() // it may be old by now
+	return alive
 }
 
 // choose picks one of n; weighted is the first that a random schedule takes
@@ -338,7 +345,7 @@ func (e *explorer) schedule(s scenario, bound int) {
 	e.procs, e.threads, e.asleep, e.told, e.now = nil, nil, nil, nil, nil
 	e.words = []*word64{&e.st.word}
 	e.bound, e.deaths, e.cancels, e.steps, e.at, e.err = bound, s.deaths, s.cancels, 0, 0, nil
-	e.writer, e.readers, e.due, e.broken, e.log = nil, map[*thread]int{}, false, false, nil
+	e.writer, e.readers, e.due, e.broken, e.owed, e.log = nil, map[*thread]int{}, false, false, nil, nil
 	defer func() {
 		for _, t := range e.threads {
 			e.end(t)
@@ -472,6 +479,7 @@ func (e *explorer) kill(p *process) {
 			delete(e.readers, t)
 		}
 	}
+	e.owed = e.owed[:0] // it may have died giving to them
 	if owns {
 		e.due = true
 		for _, t := range e.threads {
@@ -525,6 +533,12 @@ func (t *thread) entered(err error) {
 	}
 	if died := errors.Is(err, ErrOwnerDied); died != e.due || e.broken {
 		e.fail("%s gets %v; an owner died: %v; not recoverable: %v", t.name, err, e.due, e.broken)
+	}
+	for _, r := range e.owed {
+		if r.sawDue || r.ctx.err != nil {
+			continue // no grant outlives the death of who gives it
+		}
+		e.fail("%s writes before %s, which waited for the last one", t.name, r.name)
 	}
 	e.note("%s holds it: %v", t.name, err)
 	e.writer = t
@@ -598,12 +612,24 @@ func (t *thread) hold(err error, mend bool) {
 		e.fail("%s does not hold it alone", t.name)
 	}
 	e.writer = nil
+	e.owed = e.owed[:0]
+	for _, r := range e.asleep {
+		if r.reading && !e.due {
+			e.owed = append(e.owed, r)
+		}
+	}
 	if err := t.lock().Unlock(); err != nil {
 		e.fail("%s cannot unlock: %v", t.name, err)
 	}
 }
 
-func reads(t *thread) { t.read(t.rw.RLockContext(t.ctx)) }
+func reads(t *thread) {
+	t.reading = true
+	err := t.rw.RLockContext(t.ctx)
+	t.reading = false
+	t.e.owed = slices.DeleteFunc(t.e.owed, func(o *thread) bool { return o == t })
+	t.read(err)
+}
 
 func tryRead(t *thread) {
 	if ok, err := t.rw.TryRLock(); ok || err != nil {
