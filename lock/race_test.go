@@ -3,6 +3,7 @@
 package lock_test
 
 import (
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -15,6 +16,9 @@ import (
 const raceEnabled = true
 
 func init() {
+	// Each helper would wait a second before it ends, for reports by other threads.
+	os.Setenv("GORACE", os.Getenv("GORACE")+" atexit_sleep_ms=0")
+
 	// Two goroutines write, and only one asks the Mutex.
 	shmtest.Register("racy", func(args []string) int {
 		b, err := shm.Create(args[0], 4096, nil)

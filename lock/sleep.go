@@ -194,17 +194,9 @@ func (l *local) spin(n int) bool {
 	if cores < 2 || int32(n) > 2*l.spins.Load()+4 || n > spinMax {
 		return false
 	}
-	for i := range spinTurn {
-		spun.v = i
+	for range spinTurn { // which the compiler leaves alone
 	}
 	return true
-}
-
-// spun is where the empty loop stores, on a cache line of its own.
-var spun struct {
-	_ [64]byte
-	v int
-	_ [64]byte
 }
 
 // spinned takes note of how it ended.
