@@ -349,17 +349,24 @@ class _Member:
         self.robust[1] = (self.page.life - (head + 24)) & (1 << 64) - 1
         _syscall(_SYS_SET_ROBUST_LIST, head, 24)
         self.set_life(threading.get_native_id() | _WAITERS_BIT)
-        around = self.neighbours(None)
-        if around:
-            around[0].ring()  # it has to watch us from now on
-        for page in around:
-            page.close()
-        ready.set()
+        try:
+            around = self.neighbours(None)
+            if around:
+                around[0].ring()  # it has to watch us from now on
+            for page in around:
+                page.close()
+        except OSError:
+            pass
+        finally:
+            ready.set()
         while True:
             bell = _load32(self.page.bell)
             if self.stop:
                 break
-            around = self.neighbours(self.known)
+            try:
+                around = self.neighbours(self.known)
+            except OSError:
+                around = []  # out of descriptors, perhaps; the next look is a second away
             words = [(self.page.bell, bell)]
             next_ = around[-1] if around else None
             if next_:
@@ -430,7 +437,10 @@ class _Member:
         self.stop = True
         self.page.ring()
         self.thread.join()
-        os.unlink(os.path.join(self.dir, self.name))
+        try:
+            os.unlink(os.path.join(self.dir, self.name))
+        except OSError:
+            pass  # its directory has gone
         os.close(self.fd)
 
 
