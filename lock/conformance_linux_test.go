@@ -439,16 +439,11 @@ func TestTry(t *testing.T) {
 // Giving up takes no longer than a moment, whoever waits and however busy the
 // machine is.
 func TestCancel(t *testing.T) {
-	stop := make(chan struct{})
-	defer close(stop)
+	var stop atomic.Bool
+	defer stop.Store(true)
 	for range runtime.GOMAXPROCS(0) {
 		go func() { // a busy machine
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
+			for !stop.Load() {
 			}
 		}()
 	}
@@ -1310,9 +1305,9 @@ func TestCond(t *testing.T) {
 }
 
 type queueState struct {
-	lock, full, empty lock.State
-	n                 uint64
-	items             [4]uint64
+	_     [3]lock.State // of a Mutex and two Conds
+	n     uint64
+	items [4]uint64
 }
 
 type queue struct {
@@ -1805,7 +1800,7 @@ func TestOnceDetails(t *testing.T) {
 	b := create(t, 4096)
 	o, same := get(lock.NewOnce(b, 0)), get(lock.NewOnce(open(t, b.Name()), 0))
 	mine := errors.New("mine")
-	if err := o.Do(func() error { return mine }); err != mine || o.Done() {
+	if err := o.Do(func() error { return mine }); !errors.Is(err, mine) || o.Done() {
 		t.Error(err)
 	}
 	func() {

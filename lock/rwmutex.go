@@ -185,7 +185,7 @@ func (m *RWMutex) drain(ctx context.Context, i int) error {
 				}
 				continue
 			}
-			asked, heard = true, bell
+			heard = bell
 		}
 		crash.Point("rwlock:draining")
 		if err := m.sleep(ctx, s, m.slotWord(i), uint32(w), bell); err != nil {

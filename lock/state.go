@@ -38,13 +38,13 @@ var (
 // handles.
 type State struct {
 	_ [0]atomic.Uint64 // aligns it to 8, on 32-bit machines too
-	b [64]byte
+	_ [64]byte
 }
 
 // RWState is the room for a [RWMutex]: 120 processes can hold it for reading at once.
 type RWState struct {
 	_ [0]atomic.Uint64
-	b [1024]byte
+	_ [1024]byte
 }
 
 // state is how a State is read (docs/format.md).
