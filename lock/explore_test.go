@@ -54,11 +54,13 @@ type explorer struct {
 	deaths  int
 	cancels int
 	steps   int
+	doomed  *process // dies next
 	err     error
 
 	trail  []choice
 	at     int
 	random *rand.Rand // nil: depth first
+	stays  int        // percentage of steps after which the same goes on, at random
 	log    []string
 	logged bool
 	passed map[string]int // named points
@@ -100,6 +102,7 @@ type thread struct {
 	ctx                   *ending
 	sawDue                bool // an owner died in its time
 	reading               bool // in RLock
+	impatient             bool // gives up where it would sleep
 }
 
 // ending is a context that ends when the explorer says so, with no goroutine.
@@ -213,6 +216,13 @@ func (e *explorer) sleep(on []wait.On) error {
 			return nil
 		}
 	}
+	if t.impatient {
+		e.note("%s gives up", t.name)
+		t.ctx.err = context.Canceled
+		close(t.ctx.done)
+		t.impatient = false
+		return nil
+	}
 	e.note("%s sleeps", t.name)
 	t.on = slices.Clone(on)
 	t.sleeping = true
@@ -253,9 +263,9 @@ func (e *explorer) choose(n, seldom int) int {
 		switch r := e.random.IntN(100); {
 		case seldom < 0:
 			return e.random.IntN(n)
-		case r < 60:
+		case r < e.stays:
 			return 0
-		case seldom > 0 && (r < 95 || seldom >= n):
+		case seldom > 0 && (r < e.stays+(100-e.stays)*7/8 || seldom >= n):
 			return e.random.IntN(seldom)
 		case seldom < n:
 			return seldom + e.random.IntN(n-seldom)
@@ -357,8 +367,13 @@ func (e *explorer) schedule(s scenario, bound int) {
 			e.spawn(p, run)
 		}
 	}
+	e.doomed = nil
 	var opts []option
 	for e.err == nil {
+		if p := e.doomed; p != nil {
+			e.doomed, e.now = nil, nil
+			e.kill(p)
+		}
 		if e.steps++; e.steps > 2000 {
 			e.fail("no end after %d steps", e.steps)
 			return
@@ -594,6 +609,20 @@ func spoil(t *thread) {
 	}
 }
 
+func impatient(t *thread) {
+	t.impatient = true
+	writes(t)
+}
+
+// dies takes it and dies writing, in every schedule.
+func dies(t *thread) {
+	if err := t.lock().LockContext(t.ctx); t.given(err) {
+		t.entered(err)
+		t.e.doomed = t.process
+		t.pause()
+	}
+}
+
 func (t *thread) hold(err error, mend bool) {
 	e := t.e
 	t.entered(err)
@@ -710,6 +739,7 @@ var scenarios = []scenario{
 	{"rw give up", kindRW, []crew{rd, rd, wr}, crew{reads, writes}, 1, 1},
 	{"rw writers give up", kindRW, []crew{rd, wr, wr}, crew{reads, writes}, 1, 1},
 	{"rw try", kindRW, []crew{{tryRead}, {tryWrite}, rd, wr}, crew{reads, writes}, 1, 0},
+	{"rw torn, give up", kindRW, []crew{rd, {dies}, {impatient}}, crew{reads, writes}, 0, 0},
 	{"rw spoilt", kindRW, []crew{rd, {spoil}, wr}, crew{writes}, 1, 0},
 }
 
@@ -755,6 +785,12 @@ func TestKillExplore(t *testing.T) {
 	}
 }
 
+// draw begins a random schedule: some with many preemptions, some with few.
+func (e *explorer) draw(seed uint64) {
+	e.random = rand.New(rand.NewPCG(seed, 1))
+	e.stays = []int{60, 85, 95}[seed%3]
+}
+
 func (e *explorer) explore(t *testing.T, s scenario, share time.Duration) {
 	start := time.Now()
 	seed := uint64(1)
@@ -766,7 +802,7 @@ func (e *explorer) explore(t *testing.T, s scenario, share time.Duration) {
 		err := e.err
 		e.logged = true
 		if e.random != nil {
-			e.random = rand.New(rand.NewPCG(seed, 1))
+			e.draw(seed)
 		}
 		e.schedule(s, bound)
 		e.logged = false
@@ -797,7 +833,7 @@ func (e *explorer) explore(t *testing.T, s scenario, share time.Duration) {
 	drawn := 0
 	for ; time.Since(start) < share; drawn++ {
 		seed = uint64(drawn)
-		e.random = rand.New(rand.NewPCG(seed, 1))
+		e.draw(seed)
 		e.schedule(s, 1<<30)
 		report(1 << 30)
 	}
