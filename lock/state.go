@@ -297,10 +297,9 @@ func (r *room) enter() error {
 func (r *room) leave() { r.guard.Leave() }
 
 // ended tells whether Close has begun, once busy has made up its mind.
-func (r *room) ended() bool {
-	if !r.closed.Load() {
-		return false
-	}
+func (r *room) ended() bool { return r.closed.Load() && r.decided() }
+
+func (r *room) decided() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.closed.Load()
