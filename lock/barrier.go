@@ -230,6 +230,7 @@ func (b *Barrier) Reset() error {
 		low := uint32(w) &^ barrierBroken
 		low = low&^(barrierRound-barrierReset) | (low+barrierReset)&(barrierRound-barrierReset)
 		if b.st.word.CompareAndSwap(w, uint64(low)) {
+			crash.Point("barrier:reset")
 			wake(b.low, 1<<30)
 			break
 		}

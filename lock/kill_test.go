@@ -557,7 +557,9 @@ func wasKilled(p *shmtest.Process) bool {
 var needs = map[string]string{
 	"lock:taken-over":  "lock:taken",
 	"rwlock:forgotten": "rwlock:held",
+	"rwlock:freed":     "rwlock:draining",
 	"barrier:broken":   "barrier:come",
+	"barrier:reset":    "barrier:come",
 }
 
 // TestKillAtEveryPoint kills a process at each named point of the locks, while

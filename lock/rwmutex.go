@@ -531,8 +531,11 @@ func (m *RWMutex) acquireRead(ctx context.Context, i int, try bool) error {
 					continue // it had given the lock back before it died
 				}
 				if w&flagPending != 0 && w&flagDied == 0 {
-					if m.st.word.CompareAndSwap(w, 0) && w&flagWaiters != 0 {
-						wake(m.low, 1<<30)
+					if m.st.word.CompareAndSwap(w, 0) {
+						crash.Point("rwlock:freed")
+						if w&flagWaiters != 0 {
+							wake(m.low, 1<<30)
+						}
 					}
 					continue
 				}
