@@ -44,7 +44,6 @@ type explorer struct {
 	st    *state
 	words []*word64 // those whose operations are steps
 
-	name    string
 	procs   []*process
 	threads []*thread
 	now     *thread // who runs, or ran last
