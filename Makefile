@@ -83,8 +83,8 @@ test-windows: ## the tests on Windows, as Wine has it
 # What the library does where a file cannot be made without a name: on old
 # kernels, some FUSE and network file systems, and all systems but Linux.
 test-named: ## the tests as on file systems without O_TMPFILE, kills among them
-	SHM_TEST_NO_TMPFILE=1 go test -count=1 $(TESTFLAGS) . ./list ./internal/lease ./internal/platform/mem
-	SHM_TEST_NO_TMPFILE=1 SHM_KILLS=200 go test -tags shmcrash -run '^TestKill' -count=1 $(TESTFLAGS) . ./list
+	SHM_TEST_NO_TMPFILE=1 go test -count=1 $(TESTFLAGS) . ./list ./lock ./internal/lease ./internal/platform/mem
+	SHM_TEST_NO_TMPFILE=1 SHM_KILLS=200 go test -tags shmcrash -run '^TestKill' -count=1 $(TESTFLAGS) . ./list ./lock
 
 fuzz: ## every fuzz target, FUZZTIME each
 	@.ci/fuzz.sh $(FUZZTIME)
@@ -92,6 +92,9 @@ fuzz: ## every fuzz target, FUZZTIME each
 kill: ## kill KILLS processes at named crash points and look at what they leave
 	@go test -tags shmcrash -list '^TestKill' ./... | grep -q '^TestKill' || { echo 'no test is named TestKill…' >&2; exit 1; }
 	SHM_KILLS=$(KILLS) go test -tags shmcrash -run '^TestKill' -count=1 -timeout 0 $(TESTFLAGS) ./...
+
+mutants: ## the locks' tests find each of a list of defects
+	go test -tags shmcrash -run '^TestMutants$$' -count=1 $(TESTFLAGS) ./lock
 
 cover: ## coverage by function
 	go test -coverpkg=./... -coverprofile=coverage.out ./...
@@ -101,4 +104,4 @@ cover: ## coverage by function
 bench: ## measure beside the peers; writes docs/benchmarks.md
 	cd bench && go run .
 
-.PHONY: help build clean check fmt vet lint tidy arch cross test race test-386 test-arm64 test-windows test-named fuzz kill cover bench
+.PHONY: help build clean check fmt vet lint tidy arch cross test race test-386 test-arm64 test-windows test-named fuzz kill mutants cover bench

@@ -578,7 +578,9 @@ func TestNothingStays(t *testing.T) {
 		stacks := make([]byte, 1<<20)
 		t.Errorf("%d goroutines have become %d\n%s", goroutines, now, stacks[:runtime.Stack(stacks, true)])
 	}
-	if now := open(); now > files {
+	// On Windows a thread that the runtime starts meanwhile has some, too; what we
+	// leaked would be one a round.
+	if now := open(); now >= files+10 {
 		t.Errorf("%d descriptors have become %d", files, now)
 	}
 	outstanding.Lock()

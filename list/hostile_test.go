@@ -391,7 +391,8 @@ var writers = []struct {
 }
 
 // writeErrors are what a writer to bad bytes may be told.
-var writeErrors = []error{nil, shm.ErrFormat, list.ErrType, list.ErrTooLong, list.ErrIndex, list.ErrRange}
+// ErrUnsupported is for a concurrent list that names another place for its leases.
+var writeErrors = []error{nil, shm.ErrFormat, list.ErrType, list.ErrTooLong, list.ErrIndex, list.ErrRange, errors.ErrUnsupported}
 
 // useAll reads and writes with every method, and checks that no writer of an
 // item changes a byte that is not the item's. Nobody else may use the list.

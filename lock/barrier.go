@@ -95,12 +95,16 @@ func (b *Barrier) Wait() (int, error) { return b.WaitContext(context.Background(
 // error is its.
 func (b *Barrier) WaitContext(ctx context.Context) (int, error) {
 	err := ctx.Err()
-	if err == nil && b.closed.Load() {
+	if err == nil && b.ended() {
 		err = os.ErrClosed
 	}
 	if err != nil {
 		return 0, b.fail("wait", err)
 	}
+	if err := b.enter(); err != nil {
+		return 0, b.fail("wait", err)
+	}
+	defer b.leave()
 	b.enrol()
 	b.shadow.releaseRead()
 	n, err := b.wait(ctx)
@@ -111,11 +115,6 @@ func (b *Barrier) WaitContext(ctx context.Context) (int, error) {
 }
 
 func (b *Barrier) wait(ctx context.Context) (int, error) {
-	keep, err := b.block.Acquire()
-	if err != nil {
-		return 0, os.ErrClosed
-	}
-	defer keep()
 	var w uint64
 	n := 0
 	for {
@@ -205,9 +204,13 @@ func (b *Barrier) judge() error {
 //
 // Errors: os.ErrClosed.
 func (b *Barrier) Reset() error {
-	if b.closed.Load() {
+	if b.ended() {
 		return b.fail("reset", os.ErrClosed)
 	}
+	if err := b.enter(); err != nil {
+		return b.fail("reset", err)
+	}
+	defer b.leave()
 	var errs []error
 	for i := range b.st.slots {
 		if id := b.st.slots[i].Load(); id != 0 && id != short(b.me) {
@@ -227,6 +230,7 @@ func (b *Barrier) Reset() error {
 		low := uint32(w) &^ barrierBroken
 		low = low&^(barrierRound-barrierReset) | (low+barrierReset)&(barrierRound-barrierReset)
 		if b.st.word.CompareAndSwap(w, uint64(low)) {
+			crash.Point("barrier:reset")
 			wake(b.low, 1<<30)
 			break
 		}

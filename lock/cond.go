@@ -41,24 +41,25 @@ func (c *Cond) WaitContext(ctx context.Context, m *Mutex) error {
 	if err := ctx.Err(); err != nil {
 		return c.fail("wait", err)
 	}
-	if c.closed.Load() {
+	if c.ended() {
 		return c.fail("wait", os.ErrClosed)
 	}
-	keep, err := c.block.Acquire()
-	if err != nil {
-		return c.fail("wait", os.ErrClosed)
+	if err := c.enter(); err != nil {
+		return c.fail("wait", err)
 	}
-	defer keep()
 	seq, bell := c.low.Load(), c.member.Bell.Load()
-	if err := m.Unlock(); err != nil {
+	err := m.Unlock()
+	if err != nil {
+		c.leave()
 		return err
 	}
 	for err == nil && c.low.Load() == seq && c.member.Bell.Load() == bell {
 		err = c.park(ctx, c.low, seq, bell)
 	}
-	if err != nil && c.low.Load() != seq && !c.closed.Load() {
+	if err != nil && c.low.Load() != seq && !c.ended() {
 		wake(c.low, 1) // the signal may have been for another
 	}
+	c.leave() // before Lock: m may be of another block
 	return errors.Join(c.fail("wait", err), m.Lock())
 }
 
@@ -73,7 +74,7 @@ func (c *Cond) Signal() error { return c.signalAll(1) }
 func (c *Cond) Broadcast() error { return c.signalAll(1 << 30) }
 
 func (c *Cond) signalAll(n int) error {
-	if c.closed.Load() {
+	if c.ended() {
 		return c.fail("signal", os.ErrClosed)
 	}
 	c.low.Add(1)

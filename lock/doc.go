@@ -65,11 +65,14 @@
 // # Waiting
 //
 // Lock waits for as long as it takes; TryLock does not; LockContext until its
-// context is done, whose error it returns. Close of the block ends every wait with
-// os.ErrClosed. Close of a block in which this process holds a lock is an error,
-// ErrHeld. Of all goroutines that wait for one lock, one at a time
-// occupies a thread; sleeping holds up neither the garbage collector nor, for more
-// than a moment, other goroutines.
+// context is done, whose error it returns. Of all goroutines that wait for one
+// lock, one at a time occupies a thread; sleeping holds up neither the garbage
+// collector nor, for more than a moment, other goroutines.
+//
+// Close of the block ends every wait with os.ErrClosed. Close of a block in which this
+// process holds a lock is an error, ErrHeld. A call that begins at the very
+// moment of Close may find the memory gone, as with all quick access to a block:
+// an uncontended Lock would take twice as long if it had to count itself in and out.
 //
 // The race detector sees what these locks order within one process; between
 // processes it sees nothing.

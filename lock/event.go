@@ -49,7 +49,7 @@ func newEvent(b *shm.Block, off int, auto bool) (*Event, error) {
 //
 // Errors: os.ErrClosed.
 func (e *Event) Set() error {
-	if e.closed.Load() {
+	if e.ended() {
 		return e.fail("set", os.ErrClosed)
 	}
 	e.shadow.release()
@@ -75,7 +75,7 @@ func (e *Event) Set() error {
 //
 // Errors: os.ErrClosed.
 func (e *Event) Reset() error {
-	if e.closed.Load() {
+	if e.ended() {
 		return e.fail("reset", os.ErrClosed)
 	}
 	e.low.And(^uint32(eventSet))
@@ -83,13 +83,13 @@ func (e *Event) Reset() error {
 }
 
 // IsSet tells whether the event is set now.
-func (e *Event) IsSet() bool { return !e.closed.Load() && e.low.Load()&eventSet != 0 }
+func (e *Event) IsSet() bool { return !e.ended() && e.low.Load()&eventSet != 0 }
 
 // TryWait passes if the event is set, and reports whether it did.
 //
 // Errors: os.ErrClosed.
 func (e *Event) TryWait() (bool, error) {
-	if e.closed.Load() {
+	if e.ended() {
 		return false, e.fail("wait", os.ErrClosed)
 	}
 	return e.pass(), nil
@@ -119,7 +119,7 @@ func (e *Event) WaitContext(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return e.fail("wait", err)
 	}
-	if e.closed.Load() {
+	if e.ended() {
 		return e.fail("wait", os.ErrClosed)
 	}
 	if e.auto {
@@ -129,11 +129,10 @@ func (e *Event) WaitContext(ctx context.Context) error {
 }
 
 func (e *Event) waitManual(ctx context.Context) error {
-	keep, err := e.block.Acquire()
-	if err != nil {
-		return os.ErrClosed
+	if err := e.enter(); err != nil {
+		return err
 	}
-	defer keep()
+	defer e.leave()
 	for first := e.low.Load(); ; {
 		bell := e.member.Bell.Load()
 		w := e.low.Load()
@@ -156,10 +155,7 @@ func (e *Event) waitAuto(ctx context.Context) error {
 	if e.pass() {
 		return nil
 	}
-	s, err := e.sleeping(ctx)
-	if err != nil {
-		return err
-	}
+	s := e.sleeping(ctx)
 	defer s.done()
 	for {
 		bell := e.member.Bell.Load()

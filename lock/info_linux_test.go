@@ -7,6 +7,7 @@ import (
 	"log"
 	"math/rand/v2"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -106,7 +107,8 @@ func TestDescribe(t *testing.T) {
 	}
 
 	// A holder that dies, and what becomes of its lock.
-	p := shmtest.Start(t, "hold", name)
+	p := shmtest.Start(t, "mutex-hold", name, "0")
+	p.Expect("waits")
 	p.Expect("held")
 	if i := want(0, "held", 1); i.Holders[0].PID != p.PID() || !i.Holders[0].Alive || i.Waiting || i.Kind != "Mutex" {
 		t.Errorf("%+v", i)
@@ -134,7 +136,7 @@ func TestDescribe(t *testing.T) {
 	m, err = lock.NewMutex(b, 64)
 	must(t, err)
 	must(t, m.Lock())
-	p = shmtest.Start(t, "hold64", name)
+	p = shmtest.Start(t, "mutex-hold", name, "64")
 	p.Expect("waits")
 	for deadline := time.Now().Add(shmtest.Patience); !one(t, b, 64).Waiting; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
@@ -229,12 +231,14 @@ func TestDescribe(t *testing.T) {
 }
 
 func init() {
-	shmtest.Register("hold64", func(args []string) int {
+	// mutex-hold NAME OFF: waits for a Mutex and holds it until told to end.
+	shmtest.Register("mutex-hold", func(args []string) int {
 		b, err := shm.Open(args[0], nil)
 		if err != nil {
 			return complain(err)
 		}
-		m, err := lock.NewMutex(b, 64)
+		off, _ := strconv.Atoi(args[1])
+		m, err := lock.NewMutex(b, off)
 		if err != nil {
 			return complain(err)
 		}

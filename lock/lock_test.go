@@ -4,10 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"strconv"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/sharedmem/shm"
 	"github.com/sharedmem/shm/internal/shmtest"
@@ -16,15 +16,16 @@ import (
 
 func TestMain(m *testing.M) { shmtest.Main(m) }
 
+func complain(err error) int {
+	os.Stderr.WriteString(err.Error() + "\n")
+	return 1
+}
+
+// guarded is what the helper "count" counts in.
 type guarded struct {
 	Lock lock.State
 	A, B int64
 	Dead int64
-}
-
-func complain(err error) int {
-	os.Stderr.WriteString(err.Error() + "\n")
-	return 1
 }
 
 func init() {
@@ -70,114 +71,49 @@ func init() {
 	})
 }
 
-func TestMutexProcesses(t *testing.T) {
-	name := shmtest.Name(t)
-	b, err := shm.Create(name, 4096, nil)
+// constructors are all of the package but NamedSemaphore's.
+var constructors = []struct {
+	kind string
+	size int
+	open func(b *shm.Block, off int) error
+}{
+	{"Mutex", 64, func(b *shm.Block, off int) error { _, err := lock.NewMutex(b, off); return err }},
+	{"RWMutex", 1024, func(b *shm.Block, off int) error { _, err := lock.NewRWMutex(b, off); return err }},
+	{"Cond", 64, func(b *shm.Block, off int) error { _, err := lock.NewCond(b, off); return err }},
+	{"Event", 64, func(b *shm.Block, off int) error { _, err := lock.NewEvent(b, off); return err }},
+	{"Barrier", 64, func(b *shm.Block, off int) error { _, err := lock.NewBarrier(b, off, 2); return err }},
+	{"Once", 64, func(b *shm.Block, off int) error { _, err := lock.NewOnce(b, off); return err }},
+	{"Semaphore", 64, func(b *shm.Block, off int) error { _, err := lock.NewSemaphore(b, off, 1); return err }},
+}
+
+// Elsewhere nothing is half there: every constructor says so.
+func TestUnsupported(t *testing.T) {
+	if runtime.GOOS == "linux" {
+		t.Skip("Linux has all of it")
+	}
+	b, err := shm.Create(shmtest.Name(t), 4096, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer b.Unlink()
 	defer b.Close()
-	const procs, rounds = 3, 20000
-	var ps []*shmtest.Process
-	for range procs {
-		ps = append(ps, shmtest.Start(t, "count", name, strconv.Itoa(rounds)))
-	}
-	for _, p := range ps {
-		p.Expect("ready")
-	}
-	start := time.Now()
-	for _, p := range ps {
-		p.Send("go")
-	}
-	for _, p := range ps {
-		if st := p.Wait(); st != 0 {
-			t.Error(st, p.Stderr())
+	for _, c := range constructors {
+		if err := c.open(b, 0); !errors.Is(err, errors.ErrUnsupported) {
+			t.Errorf("%s: %v, want errors.ErrUnsupported", c.kind, err)
 		}
 	}
-	t.Logf("%v a round", time.Since(start)/(procs*rounds))
-	g, err := shm.At[guarded](b, 0)
-	if err != nil {
-		t.Fatal(err)
+	if _, err := lock.NewAutoEvent(b, 0); !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("automatic Event: %v, want errors.ErrUnsupported", err)
 	}
-	if g.A != procs*rounds {
-		t.Errorf("%d, want %d", g.A, procs*rounds)
+	if _, err := lock.OpenSemaphore(shmtest.Name(t), &lock.SemaphoreOptions{Create: true}); !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("NamedSemaphore: %v, want errors.ErrUnsupported", err)
 	}
-}
-
-// A process dies with the lock; who waits gets it.
-func TestMutexDeath(t *testing.T) {
-	name := shmtest.Name(t)
-	b, err := shm.Create(name, 4096, nil)
-	if err != nil {
-		t.Fatal(err)
+	if err := lock.UnlinkSemaphore(shmtest.Name(t)); !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("UnlinkSemaphore: %v, want errors.ErrUnsupported", err)
 	}
-	defer b.Unlink()
-	defer b.Close()
-	m, err := lock.NewMutex(b, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var took []time.Duration
-	for range 10 {
-		p := shmtest.Start(t, "hold", name)
-		p.Expect("held")
-		got := make(chan error, 1)
-		go func() { got <- m.Lock() }()
-		start := time.Now()
-		p.Kill()
-		select {
-		case err := <-got:
-			took = append(took, time.Since(start))
-			if !errors.Is(err, lock.ErrOwnerDied) {
-				t.Fatal(err)
-			}
-		case <-time.After(5 * time.Second):
-			t.Fatal("stuck")
+	for _, p := range b.Bytes()[:1024] {
+		if p != 0 {
+			t.Fatal("a constructor that failed has written into the block")
 		}
-		if err := errors.Join(m.MarkConsistent(), m.Unlock()); err != nil {
-			t.Fatal(err)
-		}
-		p.Wait()
-		if _, err := shm.Prune(); err != nil {
-			t.Error(err)
-		}
-	}
-	t.Log(took)
-}
-
-func init() {
-	shmtest.Register("hold", func(args []string) int {
-		b, err := shm.Open(args[0], nil)
-		if err != nil {
-			return complain(err)
-		}
-		m, err := lock.NewMutex(b, 0)
-		if err != nil {
-			return complain(err)
-		}
-		if err := m.Lock(); err != nil {
-			return complain(err)
-		}
-		shmtest.Say("held")
-		shmtest.Hear()
-		return 0
-	})
-}
-
-func BenchmarkMutex(b *testing.B) {
-	blk, err := shm.Create("", 4096, nil)
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer blk.Unlink()
-	defer blk.Close()
-	m, err := lock.NewMutex(blk, 0)
-	if err != nil {
-		b.Fatal(err)
-	}
-	for b.Loop() {
-		m.Lock()
-		m.Unlock()
 	}
 }

@@ -27,6 +27,7 @@ const (
 	flagPending = 4
 	flags       = 0xf
 	wordBroken  = math.MaxUint64
+	nobody      = flags + 1 // an owner that nobody has ever been, and so is dead
 )
 
 func owner(w uint64) uint64 { return w &^ flags }
@@ -63,7 +64,7 @@ func NewMutex(b *shm.Block, off int) (*Mutex, error) {
 }
 
 func mutexOn(h *handle) *Mutex {
-	h.onClose(h.owns, nil)
+	h.onClose(h.owns, h.desert)
 	return &Mutex{handle: h, word: &h.st.word, id: h.me, end: &h.closed, wish: &h.parked}
 }
 
@@ -81,6 +82,9 @@ func (m *Mutex) Lock() error {
 	if !m.end.Load() && m.word.CompareAndSwap(0, m.id) {
 		crash.Point("lock:taken")
 		m.shadow.acquire()
+		if m.end.Load() {
+			return m.fail("lock", m.late())
+		}
 		return nil
 	}
 	return m.fail("lock", m.lock(context.Background()))
@@ -94,6 +98,9 @@ func (m *Mutex) LockContext(ctx context.Context) error {
 	if !m.end.Load() && m.word.CompareAndSwap(0, m.id) {
 		crash.Point("lock:taken")
 		m.shadow.acquire()
+		if m.end.Load() {
+			return m.fail("lock", m.late())
+		}
 		return nil
 	}
 	return m.fail("lock", m.lock(ctx))
@@ -102,10 +109,20 @@ func (m *Mutex) LockContext(ctx context.Context) error {
 // TryLock takes the lock if it is free, or its owner dead, and reports whether
 // it did. With ErrOwnerDied it did.
 func (m *Mutex) TryLock() (bool, error) {
-	if m.closed.Load() {
+	if m.ended() {
 		return false, m.fail("lock", os.ErrClosed)
 	}
-	ok, err := m.tryWord()
+	ok, err := m.word.CompareAndSwap(0, m.id), error(nil)
+	if ok && m.end.Load() {
+		err = m.late()
+		ok = err == nil
+	} else if !ok {
+		if err := m.enter(); err != nil {
+			return false, m.fail("lock", err)
+		}
+		defer m.leave()
+		ok, err = m.tryWord()
+	}
 	if ok {
 		m.shadow.acquire()
 	}
@@ -133,18 +150,34 @@ func (h *handle) tryWord() (bool, error) {
 	}
 }
 
-func (m *Mutex) lock(ctx context.Context) error {
-	if m.closed.Load() {
-		return os.ErrClosed
+// late is for who has taken the lock and then seen Close begin: it is given back
+// if that goes on.
+func (m *Mutex) late() error {
+	if m.enter() == nil {
+		defer m.leave()
+		if !m.ended() {
+			return nil
+		}
+		m.surrender()
 	}
+	return os.ErrClosed
+}
+
+func (m *Mutex) lock(ctx context.Context) error {
 	if err := m.queue(ctx); err != nil {
 		return err
 	}
 	defer m.next()
 	err := m.compete(ctx)
-	if err == nil || errors.Is(err, ErrOwnerDied) {
-		m.shadow.acquire()
+	if err != nil && !errors.Is(err, ErrOwnerDied) {
+		return err
 	}
+	if m.ended() {
+		// Close has begun, and nobody could unlock any more.
+		m.surrender()
+		return os.ErrClosed
+	}
+	m.shadow.acquire()
 	return err
 }
 
@@ -162,10 +195,7 @@ func (h *handle) compete(ctx context.Context) error {
 	}
 	h.spinned(0)
 
-	s, err := h.sleeping(ctx)
-	if err != nil {
-		return err
-	}
+	s := h.sleeping(ctx)
 	defer s.done()
 	var asked uint64 // an owner known to live when the bell was at heard
 	var heard uint32
@@ -249,7 +279,7 @@ func (h *handle) awaitRelease(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-h.block.Done():
+	case <-h.done:
 		return os.ErrClosed
 	}
 }
@@ -273,7 +303,7 @@ func (h *handle) passOn() {
 //
 // Errors: ErrNotLocked if this process does not hold it, os.ErrClosed.
 func (m *Mutex) Unlock() error {
-	if m.end.Load() {
+	if m.ended() {
 		return m.fail("unlock", os.ErrClosed)
 	}
 	m.shadow.release()
@@ -314,6 +344,35 @@ func (h *handle) release() error {
 	}
 }
 
+// surrender gives up a lock under which nothing has been written. What a dead owner
+// left is still there: then its state is as if we had died.
+func (h *handle) surrender() {
+	for {
+		w := h.st.word.Load()
+		if w&flagDied == 0 || w == wordBroken || owner(w) != h.me {
+			_ = h.release()
+			return
+		}
+		if h.st.word.CompareAndSwap(w, nobody|flagDied|w&flagWaiters) {
+			wake(h.low, 1<<30)
+			if h.parked.Load() {
+				h.signal()
+			}
+			return
+		}
+	}
+}
+
+// desert is for a lock that was taken after Close asked whether it is held:
+// as if we had died.
+func (h *handle) desert() {
+	for w := h.st.word.Load(); h.owns(); w = h.st.word.Load() {
+		if h.st.word.CompareAndSwap(w, nobody|flagDied|w&flagWaiters) {
+			wake(h.low, 1<<30)
+		}
+	}
+}
+
 // signal wakes who waits in awaitRelease.
 func (l *local) signal() {
 	select {
@@ -330,7 +389,7 @@ func (l *local) signal() {
 func (m *Mutex) MarkConsistent() error { return m.fail("mark consistent", m.mend()) }
 
 func (h *handle) mend() error {
-	if h.closed.Load() {
+	if h.ended() {
 		return os.ErrClosed
 	}
 	for {

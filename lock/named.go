@@ -10,6 +10,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"unicode/utf8"
 
@@ -56,7 +57,41 @@ type NamedSemaphore struct {
 	both  *atomic.Uint64
 
 	guard guard.Guard
+	id    mem.ID
 	local *local
+}
+
+// namedLocals has what the handles of this process on one semaphore share.
+var (
+	namedMu     sync.Mutex
+	namedLocals = map[mem.ID]*namedLocal{}
+)
+
+type namedLocal struct {
+	local *local
+	refs  int
+}
+
+func localOf(id mem.ID) *local {
+	namedMu.Lock()
+	defer namedMu.Unlock()
+	n := namedLocals[id]
+	if n == nil {
+		n = &namedLocal{local: newLocal()}
+		namedLocals[id] = n
+	}
+	n.refs++
+	return n.local
+}
+
+func dropLocal(id mem.ID) {
+	namedMu.Lock()
+	defer namedMu.Unlock()
+	if n := namedLocals[id]; n.refs > 1 {
+		n.refs--
+		return
+	}
+	delete(namedLocals, id)
 }
 
 // OpenSemaphore opens the semaphore with this name, with or without C's slash in
@@ -86,7 +121,7 @@ func OpenSemaphore(name string, opts *SemaphoreOptions) (*NamedSemaphore, error)
 		return nil, &shm.Error{Op: "open semaphore", Name: name, Err: err}
 	}
 	defer obj.Close()
-	s := &NamedSemaphore{name: strings.TrimPrefix(name, "/"), local: newLocal()}
+	s := &NamedSemaphore{name: strings.TrimPrefix(name, "/"), id: obj.ID}
 	if err := s.lay(obj); err != nil {
 		return nil, &shm.Error{Op: "open semaphore", Name: name, Err: err}
 	}
@@ -181,7 +216,7 @@ func (s *NamedSemaphore) lay(obj *mem.Object) error {
 		_ = mem.Unmap(p)
 		return err
 	}
-	s.mem = p
+	s.mem, s.local = p, localOf(s.id)
 	return nil
 }
 
@@ -259,7 +294,7 @@ func (s *NamedSemaphore) wait(ctx context.Context) error {
 	case <-s.guard.Done():
 		return os.ErrClosed
 	}
-	defer s.local.next()
+	defer func() { <-s.local.turn }()
 	// One goroutine of the process sleeps, and stop gets it out of there.
 	me := &sleeper{}
 	undo := func() bool { return true }
@@ -331,7 +366,9 @@ func (s *NamedSemaphore) Close() error {
 	if !s.guard.Close() {
 		return nil
 	}
-	return s.fail("close", mem.Unmap(s.mem))
+	err := mem.Unmap(s.mem)
+	dropLocal(s.id) // after, as its ID may be another's as soon as nobody has it
+	return s.fail("close", err)
 }
 
 // UnlinkSemaphore takes the name away. Those who have it open go on.

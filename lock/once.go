@@ -25,7 +25,7 @@ func NewOnce(b *shm.Block, off int) (*Once, error) {
 	if err != nil {
 		return nil, err
 	}
-	h.onClose(h.owns, nil)
+	h.onClose(h.owns, h.desert)
 	return &Once{handle: h}, nil
 }
 
@@ -42,7 +42,7 @@ func (o *Once) DoContext(ctx context.Context, f func() error) error {
 	if err := ctx.Err(); err != nil {
 		return o.fail("do", err)
 	}
-	if o.closed.Load() {
+	if o.ended() {
 		return o.fail("do", os.ErrClosed)
 	}
 	if o.Done() {
@@ -51,6 +51,10 @@ func (o *Once) DoContext(ctx context.Context, f func() error) error {
 	err := o.queue(ctx)
 	if err == nil {
 		err = o.compete(ctx)
+		if err == nil && o.ended() {
+			o.surrender()
+			err = os.ErrClosed
+		}
 		o.next()
 	}
 	switch {
@@ -85,7 +89,7 @@ func (o *Once) DoContext(ctx context.Context, f func() error) error {
 
 // Done tells whether it has been done.
 func (o *Once) Done() bool {
-	if o.closed.Load() || o.st.word.Load() != wordBroken {
+	if o.ended() || o.st.word.Load() != wordBroken {
 		return false
 	}
 	o.shadow.acquire()

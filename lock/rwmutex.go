@@ -55,11 +55,13 @@ type readers struct {
 	count int // goroutines that hold the lock; the slot is held while it is not 0
 	slot  int // its number + 1; 0 before the first
 	busy  bool
+	sleep bool // who is busy has to wait, and does not only look
 	queue []*follower
 }
 
 // follower waits for another goroutine of its process to get the lock for both.
 type follower struct {
+	try  bool // but not for long
 	done chan struct{}
 	ok   bool
 }
@@ -69,6 +71,10 @@ type follower struct {
 //
 // Errors: as [NewMutex].
 func NewRWMutex(b *shm.Block, off int) (*RWMutex, error) {
+	// Before attach writes: the end of it may be outside.
+	if _, err := shm.At[RWState](b, off); err != nil {
+		return nil, err
+	}
 	h, err := attach(b, off, kindRW, 0)
 	if err != nil {
 		return nil, err
@@ -93,17 +99,21 @@ func rwMutexOn(h *handle, b *shm.Block) (_ *RWMutex, err error) {
 	return m, nil
 }
 
-// dropSlot gives the process's slot back when its block is closed.
+// dropSlot gives the process's slot back when its block is closed, and with it
+// what was taken after Close asked whether the lock is held.
 func (m *RWMutex) dropSlot() {
 	r := &m.readers
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.slot > 0 && r.count == 0 {
+	if r.slot > 0 {
 		s := &m.slots[r.slot-1]
 		for w := s.Load(); owner(w) == m.me && !s.CompareAndSwap(w, 0); w = s.Load() {
 		}
-		r.slot = 0
+		wake(m.slotWord(r.slot-1), 1<<30)
+		r.slot, r.count = 0, 0
 	}
+	m.desert()
+	m.wakeWanting()
 }
 
 func (m *RWMutex) slotWord(i int) *atomic.Uint32 { return &m.lows[2*i+layout.LowHalf/4] }
@@ -123,9 +133,6 @@ func (m *RWMutex) LockContext(ctx context.Context) error {
 }
 
 func (m *RWMutex) lock(ctx context.Context) error {
-	if m.closed.Load() {
-		return os.ErrClosed
-	}
 	if err := m.queue(ctx); err != nil {
 		return err
 	}
@@ -143,6 +150,10 @@ func (m *RWMutex) lock(ctx context.Context) error {
 			return err
 		}
 	}
+	if m.ended() {
+		m.abandon() // Close has begun, and nobody could unlock any more
+		return os.ErrClosed
+	}
 	m.begin()
 	return died
 }
@@ -157,10 +168,7 @@ func (m *RWMutex) begin() {
 
 // drain waits until slot i is not held.
 func (m *RWMutex) drain(ctx context.Context, i int) error {
-	s, err := m.sleeping(ctx)
-	if err != nil {
-		return err
-	}
+	s := m.sleeping(ctx)
 	defer s.done()
 	var heard uint32
 	asked := false
@@ -177,7 +185,7 @@ func (m *RWMutex) drain(ctx context.Context, i int) error {
 				}
 				continue
 			}
-			asked, heard = true, bell
+			heard = bell
 		}
 		crash.Point("rwlock:draining")
 		if err := m.sleep(ctx, s, m.slotWord(i), uint32(w), bell); err != nil {
@@ -193,33 +201,20 @@ func (m *RWMutex) abandon() {
 	if m.st.word.Load()&flagDied == 0 {
 		m.grant()
 	}
-	for {
-		w := m.st.word.Load()
-		if w == wordBroken || owner(w) != m.me {
-			return
-		}
-		if w&flagDied != 0 {
-			// An owner that nobody has ever been, and so is dead.
-			if m.st.word.CompareAndSwap(w, flags+1|flagDied|w&flagWaiters) {
-				wake(m.low, 1<<30)
-				m.wakeWanting()
-				return
-			}
-			continue
-		}
-		if m.release() == nil {
-			m.wakeWanting()
-		}
-		return
-	}
+	m.surrender()
+	m.wakeWanting()
 }
 
 // TryLock takes the lock for writing if nobody holds it, or only the dead do, and
 // reports whether it did.
 func (m *RWMutex) TryLock() (bool, error) {
-	if m.closed.Load() {
+	if m.ended() {
 		return false, m.fail("lock", os.ErrClosed)
 	}
+	if err := m.enter(); err != nil {
+		return false, m.fail("lock", err)
+	}
+	defer m.leave()
 	ok, err := m.tryWord()
 	if !ok {
 		return false, m.fail("lock", err)
@@ -235,6 +230,10 @@ func (m *RWMutex) TryLock() (bool, error) {
 			return false, nil
 		}
 	}
+	if m.ended() {
+		m.abandon()
+		return false, m.fail("lock", os.ErrClosed)
+	}
 	m.begin()
 	return true, m.fail("lock", err)
 }
@@ -243,9 +242,13 @@ func (m *RWMutex) TryLock() (bool, error) {
 //
 // Errors: as [Mutex.Unlock].
 func (m *RWMutex) Unlock() error {
-	if m.closed.Load() {
+	if m.ended() {
 		return m.fail("unlock", os.ErrClosed)
 	}
+	if err := m.enter(); err != nil { // as there is work to do when it is unlocked
+		return m.fail("unlock", err)
+	}
+	defer m.leave()
 	if w := m.st.word.Load(); w == wordBroken || owner(w) != m.me || w&flagPending != 0 {
 		return m.fail("unlock", ErrNotLocked)
 	}
@@ -329,11 +332,11 @@ func (m *RWMutex) TryRLock() (bool, error) {
 var errNotNow = errors.New("not now")
 
 func (m *RWMutex) rlock(ctx context.Context, try bool) error {
+	if m.ended() {
+		return os.ErrClosed
+	}
 	r := &m.readers
-	for {
-		if m.closed.Load() {
-			return os.ErrClosed
-		}
+	for entered := false; ; {
 		r.mu.Lock()
 		if r.count > 0 && m.st.word.Load() == 0 {
 			r.count++
@@ -341,14 +344,22 @@ func (m *RWMutex) rlock(ctx context.Context, try bool) error {
 			m.shadow.acquireRead()
 			return nil
 		}
+		if !entered {
+			if err := m.enter(); err != nil {
+				r.mu.Unlock()
+				return err
+			}
+			defer m.leave()
+			entered = true
+		}
 		if !r.busy {
 			break
 		}
-		if try {
+		if try && r.sleep {
 			r.mu.Unlock()
 			return errNotNow
 		}
-		f := &follower{done: make(chan struct{})}
+		f := &follower{try: try, done: make(chan struct{})}
 		r.queue = append(r.queue, f)
 		r.mu.Unlock()
 		if done, err := m.follow(ctx, f); done {
@@ -366,7 +377,7 @@ func (m *RWMutex) rlock(ctx context.Context, try bool) error {
 		}
 		// The last of the others who read here has just left, and took it along.
 	}
-	r.busy = false
+	r.busy, r.sleep = false, false
 	if err == nil {
 		r.count++
 	}
@@ -379,9 +390,20 @@ func (m *RWMutex) rlock(ctx context.Context, try bool) error {
 	r.queue = nil
 	r.mu.Unlock()
 	if err == nil {
-		m.shadow.acquireRead()
+		err = m.reading()
 	}
 	return err
+}
+
+// reading is where a reader has the lock, unless Close has begun: then nobody could
+// give it back.
+func (m *RWMutex) reading() error {
+	m.shadow.acquireRead()
+	if m.ended() {
+		_ = m.runlock()
+		return os.ErrClosed
+	}
+	return nil
 }
 
 // follow waits for another goroutine to get the lock for f as well. Not done if
@@ -399,7 +421,7 @@ func (m *RWMutex) follow(ctx context.Context, f *follower) (done bool, err error
 	case <-f.done:
 	case <-ctx.Done():
 		err = ctx.Err()
-	case <-m.block.Done():
+	case <-m.done:
 		err = os.ErrClosed
 	}
 	if err != nil {
@@ -408,15 +430,15 @@ func (m *RWMutex) follow(ctx context.Context, f *follower) (done bool, err error
 		r.queue = slices.DeleteFunc(r.queue, func(o *follower) bool { return o == f })
 		ok := f.ok
 		r.mu.Unlock()
-		if ok && !m.closed.Load() {
+		if ok {
 			_ = m.runlock()
 		}
 		return true, err
 	}
 	if f.ok {
-		m.shadow.acquireRead()
+		err = m.reading()
 	}
-	return f.ok, nil
+	return f.ok, err
 }
 
 // slot finds the process's slot, or takes one. Call with readers.mu held.
@@ -470,12 +492,11 @@ func (m *RWMutex) acquireRead(ctx context.Context, i int, try bool) error {
 		m.retreat(i, slotWant)
 	}
 	crash.Point("rwlock:want")
-
-	s, err := m.sleeping(ctx)
-	if err != nil {
-		m.giveUp(i)
-		return err
+	if !try {
+		m.refuse()
 	}
+
+	s := m.sleeping(ctx)
 	defer s.done()
 	var asked uint64
 	var heard uint32
@@ -510,8 +531,11 @@ func (m *RWMutex) acquireRead(ctx context.Context, i int, try bool) error {
 					continue // it had given the lock back before it died
 				}
 				if w&flagPending != 0 && w&flagDied == 0 {
-					if m.st.word.CompareAndSwap(w, 0) && w&flagWaiters != 0 {
-						wake(m.low, 1<<30)
+					if m.st.word.CompareAndSwap(w, 0) {
+						crash.Point("rwlock:freed")
+						if w&flagWaiters != 0 {
+							wake(m.low, 1<<30)
+						}
 					}
 					continue
 				}
@@ -529,12 +553,7 @@ func (m *RWMutex) acquireRead(ctx context.Context, i int, try bool) error {
 			}
 			return errNotNow
 		}
-		if try {
-			err = errNotNow
-		} else {
-			err = m.sleep(ctx, s, m.slotWord(i), uint32(have), bell)
-		}
-		if err != nil {
+		if err := m.sleep(ctx, s, m.slotWord(i), uint32(have), bell); err != nil {
 			if m.giveUp(i) {
 				m.readers.mu.Lock()
 				if m.readers.count == 0 {
@@ -549,6 +568,20 @@ func (m *RWMutex) acquireRead(ctx context.Context, i int, try bool) error {
 		}
 		crash.Point("rwlock:reader-woken")
 	}
+}
+
+// refuse sends those away who would not wait, as we have to.
+func (m *RWMutex) refuse() {
+	r := &m.readers
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.sleep = true
+	r.queue = slices.DeleteFunc(r.queue, func(f *follower) bool {
+		if f.try {
+			close(f.done)
+		}
+		return f.try
+	})
 }
 
 // set changes flags of the process's own slot. Others change want only, to held.
@@ -579,7 +612,7 @@ func (m *RWMutex) giveUp(i int) (granted bool) {
 //
 // Errors: ErrNotLocked, os.ErrClosed.
 func (m *RWMutex) RUnlock() error {
-	if m.closed.Load() {
+	if m.ended() {
 		return m.fail("unlock", os.ErrClosed)
 	}
 	return m.fail("unlock", m.runlock())

@@ -45,7 +45,7 @@ func (s *Semaphore) permits(w uint32) int { return int(s.param) + int(int32(w)>>
 
 // Value returns how many permits there are now; 0 after Close.
 func (s *Semaphore) Value() int {
-	if s.closed.Load() {
+	if s.ended() {
 		return 0
 	}
 	return max(0, s.permits(s.low.Load()))
@@ -55,7 +55,7 @@ func (s *Semaphore) Value() int {
 //
 // Errors: os.ErrClosed.
 func (s *Semaphore) TryWait() (bool, error) {
-	if s.closed.Load() {
+	if s.ended() {
 		return false, s.fail("wait", os.ErrClosed)
 	}
 	return s.take(0), nil
@@ -79,7 +79,7 @@ func (s *Semaphore) take(flag uint32) bool {
 //
 // Errors: os.ErrClosed, shm.ErrTruncated.
 func (s *Semaphore) Wait() error {
-	if !s.closed.Load() && s.take(0) {
+	if !s.ended() && s.take(0) {
 		return nil
 	}
 	return s.WaitContext(context.Background())
@@ -90,7 +90,7 @@ func (s *Semaphore) WaitContext(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return s.fail("wait", err)
 	}
-	if s.closed.Load() {
+	if s.ended() {
 		return s.fail("wait", os.ErrClosed)
 	}
 	return s.fail("wait", s.wait(ctx))
@@ -108,10 +108,7 @@ func (s *Semaphore) wait(ctx context.Context) error {
 		}
 	}
 	s.spinned(0)
-	sl, err := s.sleeping(ctx)
-	if err != nil {
-		return err
-	}
+	sl := s.sleeping(ctx)
 	defer sl.done()
 	flag := uint32(0) // once we have slept, others may sleep as well
 	for {
@@ -145,14 +142,22 @@ func (s *Semaphore) wait(ctx context.Context) error {
 //
 // Errors: shm.ErrSize if there are 2²⁹ more than at first, os.ErrClosed.
 func (s *Semaphore) Post() error {
-	if s.closed.Load() {
+	if s.ended() {
 		return s.fail("post", os.ErrClosed)
 	}
 	s.shadow.release()
+	entered := false
 	for {
 		w := s.low.Load()
 		if int32(w)>>1 >= semMax || s.permits(w) >= math.MaxInt32-1 {
 			return s.fail("post", fmt.Errorf("%w: %d permits are the most", shm.ErrSize, semMax))
+		}
+		if w&semWaiters != 0 && !entered {
+			if err := s.enter(); err != nil { // as the word is looked at again
+				return s.fail("post", err)
+			}
+			defer s.leave()
+			entered = true
 		}
 		if !s.low.CompareAndSwap(w, w+2) {
 			continue

@@ -36,8 +36,19 @@ func newLocal() *local {
 	return &local{turn: make(chan struct{}, 1), released: make(chan struct{}, 1), moved: make(chan struct{})}
 }
 
-// queue waits for the turn.
+// queue enters and waits for the turn; next gives it on and leaves.
 func (h *handle) queue(ctx context.Context) error {
+	if err := h.enter(); err != nil {
+		return err
+	}
+	err := h.line(ctx)
+	if err != nil {
+		h.leave()
+	}
+	return err
+}
+
+func (h *handle) line(ctx context.Context) error {
 	select {
 	case h.turn <- struct{}{}:
 		return nil
@@ -49,20 +60,22 @@ func (h *handle) queue(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-h.block.Done():
+	case <-h.done:
 		return os.ErrClosed
 	}
 }
 
-func (l *local) next() { <-l.turn }
+func (h *handle) next() {
+	<-h.turn
+	h.leave()
+}
 
 // sleeper is a goroutine in the kernel. stop is a word of its own, to get it out of
 // there.
 type sleeper struct {
-	stop    atomic.Uint32
-	h       *handle
-	release func()
-	undo    func() bool
+	stop atomic.Uint32
+	h    *handle
+	undo func() bool
 }
 
 func (s *sleeper) wake() {
@@ -70,13 +83,9 @@ func (s *sleeper) wake() {
 	wait.WakePrivate(&s.stop, 1)
 }
 
-// sleeping prepares to sleep, perhaps several times, until done. The memory stays
-// mapped until then.
-func (h *handle) sleeping(ctx context.Context) (*sleeper, error) {
-	release, err := h.block.Acquire()
-	if err != nil {
-		return nil, os.ErrClosed
-	}
+// sleeping prepares to sleep, perhaps several times, until done. The caller has
+// entered.
+func (h *handle) sleeping(ctx context.Context) *sleeper {
 	s := h.idle.Swap(nil)
 	if s == nil {
 		s = &sleeper{h: h}
@@ -84,11 +93,10 @@ func (h *handle) sleeping(ctx context.Context) (*sleeper, error) {
 		h.sleepers[s] = struct{}{}
 		h.room.mu.Unlock()
 	}
-	s.release = release
 	if ctx.Done() != nil {
 		s.undo = context.AfterFunc(ctx, s.wake)
 	}
-	return s, nil
+	return s
 }
 
 // done ends what sleeping began. The handle keeps one sleeper for the next time:
@@ -98,14 +106,12 @@ func (s *sleeper) done() {
 		s.undo()
 		s.undo = nil
 	}
-	h, release := s.h, s.release
-	s.release = nil
+	h := s.h
 	if !h.idle.CompareAndSwap(nil, s) {
 		h.room.mu.Lock()
 		delete(h.sleepers, s)
 		h.room.mu.Unlock()
 	}
-	release()
 }
 
 // sleep sleeps until word is no longer value, somebody wakes those who sleep on
@@ -116,7 +122,7 @@ func (h *handle) sleep(ctx context.Context, s *sleeper, word *atomic.Uint32, val
 	// stops us sets what we look at, and then stop.
 	s.stop.Store(0)
 	switch {
-	case h.closed.Load():
+	case h.ended():
 		return os.ErrClosed
 	case ctx.Err() != nil:
 		return ctx.Err()
@@ -129,7 +135,7 @@ func (h *handle) sleep(ctx context.Context, s *sleeper, word *atomic.Uint32, val
 	switch {
 	case err != nil:
 		return shm.ErrTruncated
-	case h.closed.Load():
+	case h.ended():
 		return os.ErrClosed
 	}
 	return ctx.Err()
@@ -154,7 +160,7 @@ func (h *handle) park(ctx context.Context, word *atomic.Uint32, value, bell uint
 			return nil
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-h.block.Done():
+		case <-h.done:
 			return os.ErrClosed
 		}
 	}
@@ -167,10 +173,7 @@ func (h *handle) park(ctx context.Context, word *atomic.Uint32, value, bell uint
 		l.moved = make(chan struct{})
 		l.mu.Unlock()
 	}()
-	s, err := h.sleeping(ctx)
-	if err != nil {
-		return err
-	}
+	s := h.sleeping(ctx)
 	defer s.done()
 	return h.sleep(ctx, s, word, value, bell)
 }
@@ -191,17 +194,9 @@ func (l *local) spin(n int) bool {
 	if cores < 2 || int32(n) > 2*l.spins.Load()+4 || n > spinMax {
 		return false
 	}
-	for i := range spinTurn {
-		spun.v = i
+	for range spinTurn { // which the compiler leaves alone
 	}
 	return true
-}
-
-// spun is where the empty loop stores, on a cache line of its own.
-var spun struct {
-	_ [64]byte
-	v int
-	_ [64]byte
 }
 
 // spinned takes note of how it ended.

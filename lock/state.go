@@ -4,10 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"sync"
 	"sync/atomic"
 
 	"github.com/sharedmem/shm"
+	"github.com/sharedmem/shm/internal/guard"
 	"github.com/sharedmem/shm/internal/layout"
 	"github.com/sharedmem/shm/internal/lease"
 )
@@ -36,13 +38,13 @@ var (
 // handles.
 type State struct {
 	_ [0]atomic.Uint64 // aligns it to 8, on 32-bit machines too
-	b [64]byte
+	_ [64]byte
 }
 
 // RWState is the room for a [RWMutex]: 120 processes can hold it for reading at once.
 type RWState struct {
 	_ [0]atomic.Uint64
-	b [1024]byte
+	_ [1024]byte
 }
 
 // state is how a State is read (docs/format.md).
@@ -101,6 +103,12 @@ func attach(b *shm.Block, off int, k kind, param uint32) (*handle, error) {
 	fail := func(err error) (*handle, error) {
 		return nil, &shm.Error{Op: "open " + k.String(), Name: b.Name(), Err: err}
 	}
+	// Close may run beside this.
+	release, err := b.Acquire()
+	if err != nil {
+		return fail(os.ErrClosed)
+	}
+	defer release()
 	if b.ReadOnly() {
 		return fail(fmt.Errorf("opened read-only: %w", fs.ErrPermission))
 	}
@@ -139,7 +147,9 @@ func attach(b *shm.Block, off int, k kind, param uint32) (*handle, error) {
 		return fail(fmt.Errorf("those who use it have their leases elsewhere; open the block by the name and directory it was made with: %w", errors.ErrUnsupported))
 	}
 	h := &handle{room: r, st: st, low: low, off: off, param: param}
-	h.local = r.local(off)
+	if h.local = r.local(off); h.local == nil {
+		return fail(os.ErrClosed)
+	}
 	return h, nil
 }
 
@@ -166,7 +176,14 @@ type room struct {
 	me     uint64 // the ID in the words that this process owns
 	dir    string
 
-	closed atomic.Bool // Close has begun
+	closed atomic.Bool // Close has begun, or is about to and asks what is held
+
+	// Who works in the block for longer than an instruction is inside: Close waits
+	// for them, after it has woken them, before it takes memory and member from
+	// under them.
+	guard   guard.Guard
+	done    <-chan struct{} // closed when guard is
+	release func()          // keeps the memory until then, from a second Close as well
 
 	mu       sync.Mutex
 	places   map[int]place // by the offset of their States
@@ -205,8 +222,15 @@ func roomOf(b *shm.Block) (*room, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &room{block: b, member: m, me: m.ID, dir: dir, places: map[int]place{}, sleepers: map[*sleeper]struct{}{}}
+	release, err := b.Acquire()
+	if err != nil {
+		m.Leave()
+		return nil, os.ErrClosed
+	}
+	r := &room{block: b, member: m, me: m.ID, dir: dir, places: map[int]place{}, sleepers: map[*sleeper]struct{}{}, release: release}
+	r.done = r.guard.Done()
 	if err := b.OnClose(r.busy, r.closing); err != nil {
+		release()
 		m.Leave()
 		return nil, err
 	}
@@ -219,11 +243,15 @@ func roomOf(b *shm.Block) (*room, error) {
 	return r, nil
 }
 
-// local returns what all handles of this process on the State at off share.
+// local returns what all handles of this process on the State at off share, nil
+// if the block is being closed.
 func (r *room) local(off int) *local {
 	roomsMu.Lock()
 	defer roomsMu.Unlock()
 	m := memories[r.block.Identity()]
+	if rooms[r.block] != r {
+		return nil
+	}
 	l := m.locals[off]
 	if l == nil {
 		l = newLocal()
@@ -240,42 +268,72 @@ func (h *handle) onClose(held func() bool, leave func()) {
 }
 
 // busy keeps a block open in which this process holds a lock: nobody could give
-// it back.
+// it back. It sets closed before it looks, and who takes a lock looks at closed
+// after: so at least one of the two sees the other.
 func (r *room) busy() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.closed.Store(true)
 	for off, p := range r.places {
 		if p.held != nil && p.held() {
+			r.closed.Store(false)
 			return fmt.Errorf("%w, at offset %d; unlock it before", ErrHeld, off)
 		}
 	}
 	return nil
 }
 
-// closing wakes everybody who waits in the block.
+// enter begins what Close has to wait for; leave ends it.
+//
+// An uncontended Lock does without, as it would cost as much as the lock itself:
+// it looks at closed and then at the word.
+func (r *room) enter() error {
+	if !r.guard.Enter() {
+		return os.ErrClosed
+	}
+	return nil
+}
+
+func (r *room) leave() { r.guard.Leave() }
+
+// ended tells whether Close has begun, once busy has made up its mind.
+func (r *room) ended() bool { return r.closed.Load() && r.decided() }
+
+func (r *room) decided() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.closed.Load()
+}
+
+// closing wakes everybody who waits in the block, and waits until they have
+// left.
 func (r *room) closing() {
 	r.mu.Lock()
-	r.closed.Store(true)
 	for s := range r.sleepers {
 		s.wake()
 	}
 	r.mu.Unlock()
 
+	r.guard.Close()
+
 	roomsMu.Lock()
 	delete(rooms, r.block)
 	id := r.block.Identity()
-	if m := memories[id]; m != nil {
-		if m.refs--; m.refs == 0 {
-			delete(memories, id)
-		}
+	m := memories[id]
+	m.refs--
+	last := m.refs == 0
+	if last {
+		delete(memories, id)
 	}
 	roomsMu.Unlock()
+	// As long as the memory is open another time the process takes part.
 	for _, p := range r.places {
-		if p.leave != nil {
+		if last && p.leave != nil {
 			p.leave()
 		}
 	}
 	r.member.Leave()
+	r.release()
 }
 
 // alive tells whether the owner in a word lives. Unknown is alive: to take a

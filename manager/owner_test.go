@@ -233,7 +233,7 @@ func TestOffer(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		offer  func(*lease.Offered) string // nil: as it is
-		taken  any // the answer
+		taken  any                         // the answer
 		before func(*lease.Offered)
 		after  int // 0: the server's, 1: ours, and tracked, 2: ours, and not
 	}{

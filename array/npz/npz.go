@@ -131,7 +131,7 @@ func (f *File) Info(name string) (array.Info, error) {
 	if err != nil {
 		return array.Info{}, err
 	}
-	defer r.Close()
+	defer r.body.Close()
 	h := r.header
 	info := array.Info{DType: h.Type.String(), ItemSize: h.Type.Size, Shape: h.Shape, Order: array.C, Offset: h.Offset,
 		Version: fmt.Sprintf("%d.%d", h.Version[0], h.Version[1])}
@@ -162,7 +162,7 @@ func Load[T any](f *File, name, block string, opts *shm.CreateOptions) (*array.A
 	if err != nil {
 		return nil, err
 	}
-	defer m.Close()
+	defer m.body.Close()
 	return array.LoadNPY[T](block, m, opts)
 }
 
@@ -174,7 +174,7 @@ func Read[T any](f *File, name string) (*array.Array[T], error) {
 	if err != nil {
 		return nil, err
 	}
-	defer m.Close()
+	defer m.body.Close()
 	return array.ReadNPY[T](m)
 }
 

@@ -27,6 +27,7 @@ func TestMain(m *testing.M) { shmtest.Main(m) }
 
 type point struct {
 	X int32
+	_ [4]byte // else 32-bit machines have none
 	Y float64
 }
 
@@ -82,7 +83,7 @@ func check(t *testing.T, f *npz.File) {
 		t.Errorf("weights: %v, %v", w.Shape(), w.Data())
 	}
 	same(t, f, "flags", []bool{true, false})
-	same(t, f, "points", []point{{1, .5}, {2, 1.5}, {3, -2.5}})
+	same(t, f, "points", []point{{X: 1, Y: .5}, {X: 2, Y: 1.5}, {X: 3, Y: -2.5}})
 	same(t, f, "fortran", []int64{0, 3, 1, 4, 2, 5})
 	same(t, f, "empty", []float64{})
 	same(t, f, "one", []float64{2.5})
@@ -180,7 +181,7 @@ assert arrays["text"].tolist() == ["h\u00e9", ""], arrays["text"]
 	if err != nil {
 		t.Fatal(err)
 	}
-	points, err := array.Over([]point{{1, .5}, {-1, math.Inf(1)}}, []int{2})
+	points, err := array.Over([]point{{X: 1, Y: .5}, {X: -1, Y: math.Inf(1)}}, []int{2})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -265,7 +266,7 @@ func npyFile(t *testing.T, n int) string {
 // Archives that lie are refused, before memory is taken, and leave no block.
 func TestBad(t *testing.T) {
 	good := npyFile(t, 1000)
-	const huge = 1 << 40
+	const huge = int64(1 << 40)
 	long := fmt.Sprintf("(%d,), }", huge)
 	short := "(1000,), }"
 	lie := strings.Replace(good, short+strings.Repeat(" ", len(long)-len(short)), long, 1)
@@ -280,8 +281,8 @@ func TestBad(t *testing.T) {
 		"too long":          archive(t, nil, "a.npy", good+"x"),
 		"a lying header":    archive(t, nil, "a.npy", lie),
 		"a wrong checksum":  archive(t, crc, "a.npy", good),
-		"a lying directory": archive(t, func(h *zip.FileHeader) { h.UncompressedSize64 = huge + 128 }, "a.npy", lie),
-		"both lie":          archive(t, func(h *zip.FileHeader) { h.UncompressedSize64, h.CompressedSize64 = huge+128, huge+128 }, "a.npy", lie),
+		"a lying directory": archive(t, func(h *zip.FileHeader) { h.UncompressedSize64 = uint64(huge) + 128 }, "a.npy", lie),
+		"both lie":          archive(t, func(h *zip.FileHeader) { h.UncompressedSize64, h.CompressedSize64 = uint64(huge)+128, uint64(huge)+128 }, "a.npy", lie),
 		"encrypted":         archive(t, func(h *zip.FileHeader) { h.Flags |= 1 }, "a.npy", good),
 		"unknown method":    archive(t, func(h *zip.FileHeader) { h.Method = 14 }, "a.npy", good),
 		"no deflate":        archive(t, func(h *zip.FileHeader) { h.Method = zip.Deflate }, "a.npy", "\xff"+good[1:]),

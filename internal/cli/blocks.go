@@ -33,7 +33,10 @@ type blockDoc struct {
 	Path    string        `json:"path,omitempty"`
 	Holders []proc.Holder `json:"holders,omitzero"` // absent if not asked for
 	List    *listDoc      `json:"list,omitempty"`   // the same
+	Array   *npyDoc       `json:"array,omitempty"`  // the same
 	Locks   []lock.Info   `json:"locks,omitempty"`  // the same
+
+	ArrayError string `json:"array_error,omitempty"` // why there is no array, or no summary
 }
 
 // docsOf describes blocks with their holders, and says how many processes could

@@ -296,7 +296,7 @@ func TestJSONTopic(t *testing.T) {
 			}
 		}
 	}
-	for _, doc := range []any{blockDoc{}, pruned{}, dfDoc{}, finding{}, listDoc{}, itemDoc{}, verifyDoc{}, serveDoc{}, servedDoc{}, managedDoc{}} {
+	for _, doc := range []any{blockDoc{}, pruned{}, dfDoc{}, finding{}, listDoc{}, itemDoc{}, verifyDoc{}, serveDoc{}, servedDoc{}, managedDoc{}, describeDoc{}} {
 		check(reflect.TypeOf(doc))
 	}
 }

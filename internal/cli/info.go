@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -17,7 +18,7 @@ import (
 )
 
 func newInfo(a *app) *cobra.Command {
-	var python bool
+	var python, summary bool
 	cmd := &cobra.Command{
 		Use:     "info NAME…",
 		Aliases: []string{"stat"},
@@ -26,16 +27,22 @@ func newInfo(a *app) *cobra.Command {
 what it holds if that can be told, the locks of package lock in its first mebibyte
 with who holds them, and which processes have it open or mapped.
 
+Of an array, a block that begins with a .npy header, it shows type and shape and
+looks through the elements: smallest, largest, mean, how many are NaN; of
+structures up to 8 fields. Those of more than 256 MiB it leaves alone unless told
+--summary; --summary=false leaves all alone.
+
 --python prints instead the lines that open it in Python without losing it, a
 list as a ShareableList:
 Python, up to 3.12 always and since then by default, removes a block when any
 process that opened it exits.`,
 		Example: `  shm info cam0
   shm info --python cam0
-  shm info --json cam0 | jq '.blocks[0].holders'`,
+  shm info --json cam0 | jq '.blocks[0].holders'
+  shm info --json weights | jq '.blocks[0].array.summary[0].mean'`,
 		ValidArgsFunction: a.completeNames,
 		Args:              atLeast(1, "a name"),
-		RunE: func(_ *cobra.Command, names []string) error {
+		RunE: func(cmd *cobra.Command, names []string) error {
 			dir, err := a.place()
 			if err != nil {
 				return err
@@ -54,7 +61,11 @@ process that opened it exits.`,
 			case python:
 				err = a.printPython(blocks)
 			default:
-				err = a.printInfo(blocks)
+				var force *bool
+				if cmd.Flags().Changed("summary") {
+					force = &summary
+				}
+				err = a.printInfo(cmd.Context(), blocks, force)
 			}
 			if err != nil {
 				return err
@@ -63,10 +74,12 @@ process that opened it exits.`,
 		},
 	}
 	cmd.Flags().BoolVar(&python, "python", false, "print the lines that open the block in Python")
+	cmd.Flags().BoolVar(&summary, "summary", false, "look through an array's elements however large it is; =false: never (default: up to 256 MiB)")
 	return cmd
 }
 
-func (a *app) printInfo(blocks []shm.Info) error {
+// printInfo prints all about blocks. force is --summary: nil if not given.
+func (a *app) printInfo(ctx context.Context, blocks []shm.Info, force *bool) error {
 	seen, err := scanFor(blocks)
 	if err != nil && !errors.Is(err, errors.ErrUnsupported) {
 		return err
@@ -79,8 +92,17 @@ func (a *app) printInfo(blocks []shm.Info) error {
 		doc.Blocks, doc.Refused = docsOf(blocks, seen)
 		for i, b := range blocks {
 			doc.Blocks[i].Locks = locksOf(b)
-			if b.Kind == "list" {
+			switch b.Kind {
+			case "list":
 				doc.Blocks[i].List, _ = listOf(b) // absent if it cannot be told
+			case "npy":
+				array, _, err := a.npyOf(ctx, b, force)
+				if ctx.Err() != nil {
+					return ctx.Err()
+				}
+				if doc.Blocks[i].Array = array; err != nil {
+					doc.Blocks[i].ArrayError = a.npyError(err)
+				}
 			}
 		}
 		return a.writeJSON(doc)
@@ -89,7 +111,7 @@ func (a *app) printInfo(blocks []shm.Info) error {
 		if i > 0 {
 			fmt.Fprintln(a.stdout)
 		}
-		if err := a.printOne(b, seen); err != nil {
+		if err := a.printOne(ctx, b, seen, force); err != nil {
 			return err
 		}
 	}
@@ -99,7 +121,7 @@ func (a *app) printInfo(blocks []shm.Info) error {
 
 // printOne prints a block as lines of "what: value", which are easy to read
 // and to grep.
-func (a *app) printOne(b shm.Info, seen *proc.Snapshot) error {
+func (a *app) printOne(ctx context.Context, b shm.Info, seen *proc.Snapshot, force *bool) error {
 	t := a.newTable("", "")
 	line := func(what string, value any) { t.row(cell{bold, what + ":"}, value) }
 	line("name", printable(b.Name))
@@ -152,6 +174,22 @@ func (a *app) printOne(b shm.Info, seen *proc.Snapshot) error {
 			line("kind", cell{red, "list, but " + oneLine(a.message(err))})
 		} else {
 			line("kind", "list of "+l.String())
+		}
+	case b.Kind == "npy":
+		array, texts, err := a.npyOf(ctx, b, force)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			line("kind", cell{red, "npy, but " + a.npyError(err)})
+		} else {
+			line("kind", "npy: an array")
+		}
+		if array != nil {
+			what, text := array.lines(a, b, texts)
+			for i := range what {
+				line(what[i], text[i])
+			}
 		}
 	case b.Kind != "":
 		line("kind", printable(b.Kind))

@@ -160,19 +160,19 @@ func (a *app) checkList(cmd *cobra.Command, f *listFlags, args []string) error {
 	return nil
 }
 
-// shield stands before negative numbers among the arguments of list while cobra
+// shield stands before negative numbers among the arguments of a verb while cobra
 // looks at them, which would take them for flags. No argument of a process has
 // a zero in it.
 const shield = "\x00"
 
 var negative = regexp.MustCompile(`^-([0-9.].*|inf)$`)
 
-// shielded returns args with negative numbers protected, if the verb is list.
-// It is never nil.
+// shielded returns args with negative numbers protected, if the verb is one that
+// takes some. It is never nil.
 func shielded(root *cobra.Command, args []string) []string {
 	out := append([]string{}, args...)
 	verb, _, err := root.Find(args)
-	if err != nil || verb.Name() != "list" {
+	if err != nil || verb.Name() != "list" && verb.Name() != "array" && verb.Name() != "plot" {
 		return out
 	}
 	for i, arg := range args {

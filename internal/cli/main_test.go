@@ -84,7 +84,8 @@ func privateDir(t testing.TB) string {
 }
 
 // TestScript runs testdata/script. In a script $DIR is a folder of its own for
-// blocks and $N a name that is free in the system's place. Beside testscript's
+// blocks and $N a name that is free in the system's place; the .npy files are
+// those of writeArrays. Beside testscript's
 // own commands there are
 //
 //	owner NAME SIZE   a process creates NAME in $DIR; $OWNER is its PID
@@ -135,7 +136,7 @@ func TestScript(t *testing.T) {
 			env.Setenv("DIR", privateDir(t))
 			env.Setenv("N", shmtest.Name(t))
 			env.Values[key] = &started{}
-			return nil
+			return writeArrays(env.WorkDir)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"owner":  start("owner", "OWNER"),

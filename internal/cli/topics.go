@@ -27,6 +27,8 @@ A block ("B" below):
   owner                     {pid, alive, lease}; no pid: nobody owns it
   kind                      what it holds: "list", "npy", "text", …; info only
   list                      L without items, if it is one; info only
+  array                     A, if it holds a .npy file; info only
+  array_error               why there is no array, or no summary of it; info only
   locks                     [K], those of package lock; info only
   device, inode
   holders                   [H]; info and ls -l only
@@ -49,6 +51,17 @@ An item ("I"):
   format                    as Python stores it
   error                     why there is no type and value
 
+An array ("A"):
+  dtype, item_size, shape
+  order, offset, version    "C" or "F"; where the elements begin; of the .npy file
+  bytes_behind              what follows the elements
+  summary                   [S], one, or one for each of at most 8 fields; absent if
+                            not looked at
+A summary ("S"):
+  field, dtype, count       field only of structures
+  min, max, mean            as array writes values; of complex numbers only mean
+  nan, nat, true, longest   how many, and of text and bytes the length; by type
+
 A lock ("K"):
   offset, kind              "Mutex", "RWMutex", "Semaphore", …
   state                     in words: "free", "held", "owner died", "3 permits", …
@@ -58,6 +71,11 @@ A lock ("K"):
   elsewhere                 its users have their leases in another place
 
 create, put    B
+put --npz      {blocks: [B]}
+array          {name, dtype, item_size, shape, values: nested lists}; complex numbers
+               are [real, imaginary], structures objects, times text, spans
+               numbers, NaT null, bytes text or {base64}, and floats as in I
+describe       {dtype, item_size, c, ctypes, numpy, go or go_error}
 list           L and name, dir
 list N INDEX   I; with VALUE, as it is afterwards
 list --verify  L without items, and name, dir, ok, errors: [text]

@@ -31,16 +31,23 @@ const (
 func newPut(a *app) *cobra.Command {
 	var opts shm.CreateOptions
 	opts.Lifetime = shm.Persistent
-	var replace bool
+	var replace, raw, archive bool
 	cmd := &cobra.Command{
 		Use:   "put NAME [FILE…]",
 		Short: "Move standard input or files into a new block",
 		Long: `Make the block NAME of what the files hold, one after the other, or of
 standard input, which FILE "-" means too. The block is exactly as large as what
 came, appears under its name only when all of it is there, and stays until
-somebody removes it.`,
+somebody removes it.
+
+What begins as a .npy file, NumPy's, becomes a block that describes itself (see
+shm array), and is refused if it is cut off, or says what is not so; --raw takes
+that too. --npz makes a block of each array in an archive of numpy.savez:
+NAME.array, all of them or none.`,
 		Example: `  shm put model.bin model.bin
   zstd -dc model.zst | shm put model.bin
+  shm put weights weights.npy
+  shm put --npz model model.npz
   shm put --replace table header.bin rows.bin`,
 		Args: atLeast(1, "a name"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -53,11 +60,23 @@ somebody removes it.`,
 			if name == "" {
 				return fmt.Errorf("%w: it is empty", shm.ErrName)
 			}
+			if archive {
+				if len(args) != 2 || args[1] == "-" || raw {
+					return usageError{errors.New("--npz wants NAME and one file, which it reads here and there"), "shm put --npz NAME FILE.npz"}
+				}
+				return a.putNPZ(cmd.Context(), dir, name, args[1], replace, &opts)
+			}
 			in, err := a.openInputs(cmd.Context(), name, args[1:])
 			if err != nil {
 				return err
 			}
 			defer in.close()
+			source := a.fastest(in)
+			if !raw {
+				if source, err = a.checkNPY(in, args[1:]); err != nil {
+					return npyHint(err, name)
+				}
+			}
 			if replace {
 				if err := dir.Unlink(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 					return err
@@ -75,7 +94,7 @@ somebody removes it.`,
 			}
 			defer stop()
 			err = interruptible(cmd.Context(), func() error {
-				b, err := shm.CreateFrom(name, a.fastest(in), &opts)
+				b, err := shm.CreateFrom(name, source, &opts)
 				if err != nil {
 					return err
 				}
@@ -86,14 +105,17 @@ somebody removes it.`,
 			case errors.Is(err, mem.ErrEmpty):
 				return hint(fmt.Errorf("%s: nothing came in, and a block has at least one byte", printable(name)), "shm create %s SIZE", shellQuote(name))
 			case err != nil:
-				return a.existsHint(err, name)
+				return npyHint(a.existsHint(err, name), name)
 			case a.json:
 				return a.printMade(dir, name)
 			}
+			a.noteNPZ(name, args[1:])
 			return nil
 		},
 	}
 	f := cmd.Flags()
+	f.BoolVar(&raw, "raw", false, "take the bytes as they are, whatever they begin with")
+	f.BoolVar(&archive, "npz", false, "make a block of each array in the archive FILE")
 	f.Var(newValue(&opts.Mode, "MODE", "0600", parseMode), "mode", "permission bits, whatever the umask")
 	f.BoolVar(&replace, "replace", false, "remove the block that has the name first")
 	return cmd
@@ -236,18 +258,27 @@ func interruptible(ctx context.Context, f func() error) error {
 
 func newCat(a *app) *cobra.Command {
 	var offset int64
+	var archive, deflate bool
 	length := int64(-1)
 	cmd := &cobra.Command{
 		Use:   "cat NAME…",
 		Short: "Write the bytes of blocks to standard output",
 		Long: `Write the bytes of blocks to standard output, one block after the other.
---offset and --length pick a part of each.
+--offset and --length pick a part of each. A block that holds an array is a .npy
+file as it is.
+
+--npz writes one archive instead, as numpy.savez does: of BLOCK, under its name;
+of MEMBER=BLOCK, under that name; or of NAME, which shm put --npz was given, with
+all arrays that it has made.
 
 The bytes are those that are there when they are written: other processes may
 change them meanwhile.`,
 		Example: `  shm cat model.bin > model.bin
   shm cat --offset 1M --length 64 cam0 | xxd
-  shm cat table | shm put copy`,
+  shm cat table | shm put copy
+  shm cat weights > weights.npy
+  shm cat --npz model > model.npz
+  shm cat --npz --deflate x=weights y=bias > both.npz`,
 		ValidArgsFunction: a.completeNames,
 		Args:              atLeast(1, "a name"),
 		RunE: func(cmd *cobra.Command, names []string) error {
@@ -257,6 +288,15 @@ change them meanwhile.`,
 			dir, err := a.place()
 			if err != nil {
 				return err
+			}
+			if archive {
+				if offset != 0 || length >= 0 {
+					return usageError{errors.New("--npz writes whole arrays, and knows no --offset and --length"), "shm cat --help"}
+				}
+				return a.catNPZ(cmd.Context(), dir, names, deflate)
+			}
+			if deflate {
+				return usageError{errors.New("--deflate is for --npz"), "shm cat --npz --deflate " + shellQuote(names[0])}
 			}
 			var errs []error
 			for _, name := range names {
@@ -270,6 +310,8 @@ change them meanwhile.`,
 		},
 	}
 	f := cmd.Flags()
+	f.BoolVar(&archive, "npz", false, "write one archive of arrays, as numpy.savez does")
+	f.BoolVar(&deflate, "deflate", false, "with --npz: compress, as numpy.savez_compressed does")
 	f.Var(newValue(&offset, "SIZE", "0", parseSize), "offset", "begin so many bytes into the block")
 	f.Var(newValue(&length, "SIZE", "", parseSize), "length", "write so many bytes at most (default: all)")
 	return cmd

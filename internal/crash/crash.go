@@ -79,6 +79,7 @@ var Points = []string{
 	"rwlock:want",         // the slot says that it wants to be
 	"rwlock:reader-woken", // woken, and not looked why
 	"rwlock:retreated",    // the slot is not held any more, no writer woken
+	"rwlock:freed",        // a dead writer's place is free, nobody woken
 	"cond:signalled",      // counted, nobody woken
 	"event:set",           // set, nobody woken
 	"event:passed",        // passed, an automatic one is used
@@ -90,6 +91,7 @@ var Points = []string{
 	"barrier:complete",    // all have come, nobody woken
 	"barrier:come",        // counted in, not asleep
 	"barrier:broken",      // broken, nobody woken
+	"barrier:reset",       // mended, nobody woken
 
 	// Rings: the table of participants, and what the dead left.
 	"ring:locked",     // the table is this process's

@@ -149,10 +149,9 @@ func (m *Member) guard(ready chan<- struct{}) {
 		_ = wait.Any(0, on...)
 		if next != nil {
 			if next.life.Load()&wait.OwnerDied != 0 {
-				// The kernel says so when the guard's thread ends; the process's other
-				// threads may have some instructions to go. The lease's lock drops with the
-				// last of them.
-				Await(m.l.dir, next.id)
+				// Who is told before the process's other threads are gone would take it for
+				// alive, or wait for that one by one.
+				_, _ = Alive(m.l.dir, next.id)
 			}
 			next.close()
 		}

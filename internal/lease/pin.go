@@ -1,10 +1,14 @@
 package lease
 
 import (
+	"encoding/binary"
 	"errors"
 	"io/fs"
+	"sync/atomic"
+	"time"
 
 	"github.com/sharedmem/shm/internal/platform/mem"
+	"github.com/sharedmem/shm/internal/platform/wait"
 )
 
 // Pin returns an ID of this process that other processes can ask [Alive]
@@ -57,7 +61,28 @@ func Alive(dir string, id uint64) (bool, error) {
 	if mem.UnlinkIsNothing {
 		return true, nil
 	}
-	return o.Locked()
+	locked, err := o.Locked()
+	for nap := 20 * time.Microsecond; err == nil && locked && ended(o); nap *= 2 {
+		if nap > ending {
+			return false, nil
+		}
+		// Not time.Sleep, to which a millisecond is the least if all is idle.
+		_ = wait.Any(nap, wait.On{Word: new(atomic.Uint32), Private: true})
+		locked, err = o.Locked()
+	}
+	return locked, err
+}
+
+// ending is how long a dead process's lock may last, once the kernel has said that
+// its guard is dead: other threads of it may have some instructions to go. The lock
+// drops with the last of them, unless a C library forked: then the child, which
+// has every descriptor but not the guard, would keep its dead parent alive.
+const ending = 10 * time.Millisecond
+
+// ended tells whether o is the lease of a member (member.go) whose guard died.
+func ended(o *mem.Object) bool {
+	b, err := o.ReadAll(lifeOffset + 4)
+	return err == nil && len(b) == lifeOffset+4 && binary.NativeEndian.Uint32(b[lifeOffset:])&wait.OwnerDied != 0
 }
 
 // Place identifies where the leases for dir lie. A process for which it is

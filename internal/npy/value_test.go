@@ -206,7 +206,7 @@ func FuzzValue(f *testing.F) {
 		}
 		p := make([]byte, d.Size)
 		copy(p, data)
-		fmt.Sprint(d.Value(p))
+		_ = d.Value(p)
 		if back, err := ParseSpelling(d.String()); err != nil || back.String() != d.String() {
 			t.Errorf("%s reads back as %v, %v", d, back, err)
 		}

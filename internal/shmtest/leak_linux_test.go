@@ -141,9 +141,17 @@ var leaks = map[string]func(prefix string) int{
 	},
 	"a clean-up process of nobody": func(string) int {
 		// sh knows no exec -a.
-		cmd := exec.Command("bash", "-c", "exec 4<&0; (exec -a shm-cleaner cat <&4) &")
+		cmd := exec.Command("bash", "-c", "exec 4<&0; (exec -a shm-cleaner cat <&4 >&2) & echo $!")
 		cmd.Stdin, cmd.Stderr = os.Stdin, os.Stderr
-		cmd.Run()
+		pid, _ := cmd.Output()
+		// It is one only once it has the name.
+		for name := ""; !strings.HasPrefix(name, "shm-cleaner"); {
+			b, err := os.ReadFile("/proc/" + strings.TrimSpace(string(pid)) + "/cmdline")
+			if err != nil {
+				return 9
+			}
+			name = string(b)
+		}
 		return 0
 	},
 	"a zombie": func(string) int {

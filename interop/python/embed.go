@@ -14,3 +14,8 @@ var Peer string
 //
 //go:embed arrays.py
 var Arrays string
+
+// Lock is shm_lock.py: Python's side of package lock, for users to copy.
+//
+//go:embed shm_lock.py
+var Lock string
