@@ -166,7 +166,7 @@ ways. C's is a bare futex word, which sleeps at once; ours looks for some micros
 	if r.Rows, err = e.rounds(ctx, ways); err != nil {
 		return nil, err
 	}
-	r.atMost("lock.Mutex, contending", "C, robust mutex, contending", 1/0.9)
+	r.faster("lock.Mutex, contending", "C, robust mutex, contending", 0.9)
 	r.atMost("lock.Semaphore, handing over", "C, futex, handing over", 1.2)
 	r.Missing = append(r.Missing, e.missing...)
 	return r, nil
