@@ -245,7 +245,7 @@ pipe to Python and back through another, in pieces of 1 MiB. What it takes in sh
 				return err
 			}
 			if a.At(1) != before+1 {
-				return errors.New("Python has not changed it")
+				return errors.New("it was not changed by Python")
 			}
 			return nil
 		})

@@ -301,7 +301,7 @@ func recoverOnce(h *handles) (time.Duration, error) {
 	select {
 	case res := <-got:
 		if !errors.Is(res.err, lock.ErrOwnerDied) {
-			return 0, fmt.Errorf("Lock after a kill: %w", res.err)
+			return 0, fmt.Errorf("after a kill: %w", res.err)
 		}
 		return res.at.Sub(start), errors.Join(h.mutex.MarkConsistent(), h.mutex.Unlock())
 	case <-time.After(5 * time.Second):

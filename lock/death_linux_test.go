@@ -504,8 +504,8 @@ func TestNotRecoverable(t *testing.T) {
 			t.Errorf("%v, want ErrNotRecoverable", err)
 		}
 	}
-	if st := there.Wait(); st != 1 || !strings.Contains(there.Stderr(), "not recoverable") {
-		t.Error(st, there.Stderr())
+	if st, said := there.WaitAll(); st != 1 || !strings.Contains(said, "not recoverable") {
+		t.Error(st, said)
 	}
 	_, try := m.TryLock()
 	_, tryRead := rw.TryRLock()
