@@ -55,7 +55,7 @@ func init() {
 // under the race detector, is the test that there are no false ones.
 func TestRaceDetector(t *testing.T) {
 	p := shmtest.Start(t, "racy", shmtest.Name(t), "unguarded")
-	if st := p.Wait(); st != 66 || !strings.Contains(p.Stderr(), "WARNING: DATA RACE") {
+	if st, said := p.WaitAll(); st != 66 || !strings.Contains(said, "WARNING: DATA RACE") {
 		t.Errorf("status %d, and no report of a write that no lock guards:\n%s", st, p.Stderr())
 	}
 	p = shmtest.Start(t, "racy", shmtest.Name(t), "guarded")
