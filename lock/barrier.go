@@ -147,9 +147,9 @@ func (b *Barrier) wait(ctx context.Context) (int, error) {
 		}
 		if !asked || bell != heard {
 			asked, heard = true, bell
-			if err := b.judge(); err != nil {
-				return 0, err
-			}
+			// The look at the word decides, not this: all may have come meanwhile, and the
+			// one who is dead now have been among them.
+			b.judge()
 			continue
 		}
 		err := b.park(ctx, b.low, round, bell)
@@ -174,7 +174,7 @@ func (b *Barrier) takeBack(round uint32) bool {
 }
 
 // judge breaks the barrier if one who takes part has died.
-func (b *Barrier) judge() error {
+func (b *Barrier) judge() {
 	for i := range b.st.slots {
 		id := b.st.slots[i].Load()
 		if id == 0 || id == short(b.me) {
@@ -187,16 +187,15 @@ func (b *Barrier) judge() error {
 		for {
 			w := b.st.word.Load()
 			if w&barrierBroken != 0 {
-				return ErrBroken
+				return
 			}
 			if b.st.word.CompareAndSwap(w, w|barrierBroken) {
 				crash.Point("barrier:broken")
 				wake(b.low, 1<<30)
-				return ErrBroken
+				return
 			}
 		}
 	}
-	return nil
 }
 
 // Reset mends a broken barrier: nobody has come, and the dead do not take part. Who
