@@ -48,9 +48,6 @@ var hasWaitv = sync.OnceValue(func() bool {
 // Supported returns nil where processes can wait for each other.
 func Supported() error { return nil }
 
-// Several reports whether Any really sleeps on all its words.
-func Several() bool { return hasWaitv() }
-
 // Any sleeps until one of the words changes or is woken, at most for timeout.
 // It may return early for no reason. The error is EFAULT if a word's memory is
 // gone.

@@ -17,9 +17,6 @@ func Supported() error {
 	return fmt.Errorf("waiting between processes on %s: %w", runtime.GOOS, errors.ErrUnsupported)
 }
 
-// Several reports false.
-func Several() bool { return false }
-
 // Any returns errors.ErrUnsupported.
 func Any(time.Duration, ...On) error { return Supported() }
 
