@@ -735,6 +735,20 @@ func TestTyped(t *testing.T) {
 	if v, ok, err := r.TryReceive(); ok || err != nil {
 		t.Fatal(v, err)
 	}
+	ctx, cancel := context.WithCancel(t.Context())
+	if err := s.SendContext(ctx, point{0, 1, 2}); err != nil {
+		t.Fatal(err)
+	}
+	if v, err := r.ReceiveContext(ctx); v != (point{0, 1, 2}) || err != nil {
+		t.Fatal(v, err)
+	}
+	cancel()
+	if v, err := r.ReceiveContext(ctx); v != (point{}) || !errors.Is(err, context.Canceled) {
+		t.Fatal(v, err)
+	}
+	if err := s.SendContext(ctx, point{0, 1, 2}); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
 	if err := s.Sender.Send([]byte("short")); err != nil {
 		t.Fatal(err)
 	}
