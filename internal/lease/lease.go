@@ -220,7 +220,7 @@ var ownStart = sync.OnceValue(func() uint64 {
 })
 
 // newID leaves the lowest four bits free, for those who put an ID into a word
-// and want a flag beside it (package lock).
+// and want a flag beside it (packages lock and ring).
 func newID() uint64 {
 	var b [8]byte
 	for {

@@ -14,7 +14,7 @@ import (
 	"github.com/sharedmem/shm/internal/platform/wait"
 )
 
-// Processes that wait for each other (package lock) are members of their
+// Processes that wait for each other (packages lock and ring) are members of their
 // directory, by two words in the header of their leases:
 //
 //	56  4  life: not zero while the process is a member. The kernel sets
