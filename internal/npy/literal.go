@@ -34,9 +34,14 @@ type parser struct {
 	depth int
 }
 
-// parseLiteral reads a text that is one literal, with blanks around it.
+// parseLiteral reads a text that is one literal, with blanks around it. It is
+// UTF-8, as Python's sources are: other bytes in a string would be printed as lone
+// surrogates, which no literal of ours may have.
 func parseLiteral(text string) (any, error) {
 	p := &parser{text: text}
+	if !utf8.ValidString(text) {
+		return nil, p.fail("the text is not UTF-8")
+	}
 	v, err := p.value()
 	if err != nil {
 		return nil, err

@@ -187,7 +187,7 @@ func TestParseSpelling(t *testing.T) {
 	for _, in := range []string{"", "x", "O", "float31", "[", "[]", "[('x',)]", "{}", "{'names': ['a']}", "{'names': ['a'], 'formats': ['i1'], 'offsets': [-1]}",
 		"{'names': ['a', 'b'], 'formats': ['<i4', '<i4'], 'offsets': [0, 2]}", "{'names': ['a'], 'formats': ['<i4'], 'offsets': [0], 'itemsize': 3}",
 		"{'names': ['a'], 'formats': ['<i4'], 'offsets': ['0']}", "{'names': ['a'], 'formats': ['O'], 'offsets': [0]}", "{'names': 'a', 'formats': ['i1'], 'offsets': [0]}",
-		"{'names': ['a'], 'formats': ['i1'], 'offsets': [0], 'code': 1}", "__import__('os')", "(1, 2, 3)", strings.Repeat("[", 100)} {
+		"{'names': ['a'], 'formats': ['i1'], 'offsets': [0], 'code': 1}", "__import__('os')", "(1, 2, 3)", "[('\xd7', 'i1')]", strings.Repeat("[", 100)} {
 		if d, err := ParseSpelling(in); !errors.Is(err, ErrDType) && !errors.Is(err, errLiteral) {
 			t.Errorf("%s: %v, %v", in, d, err)
 		}
