@@ -2,6 +2,7 @@ package array_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"log"
 	"strings"
@@ -254,4 +255,39 @@ func ExampleText() {
 	// <nil>
 	// shm: put text: bad size: 10 characters where 6 have room
 	// <U6 "Zürich" ""
+}
+
+// An array's place travels with the name of its block, and brings back a view.
+func ExamplePlace() {
+	a, err := array.Create[int32]("", []int{3, 4}, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer a.Unlink()
+	defer a.Close()
+	a.Set(7, 2, 1)
+	message, err := json.Marshal(a.SliceAxis(1, 0, 2).Place())
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(string(message))
+
+	// Another process, which was told the name as well:
+	b, err := shm.Open(a.Ref().Name, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	var p array.Place
+	if err := json.Unmarshal(message, &p); err != nil {
+		log.Fatal(err)
+	}
+	var view array.Array[int32]
+	if err := view.Attach(b, p); err != nil {
+		log.Fatal(err)
+	}
+	defer view.Close()
+	fmt.Println(view.Shape(), view.At(2, 1))
+	// Output:
+	// {"dtype":"\u003ci4","offset":0,"shape":[3,2],"strides":[16,4]}
+	// [3 2] 7
 }

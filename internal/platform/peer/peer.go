@@ -1,6 +1,6 @@
 // Package peer asks the system who is at the other end of a Unix socket, makes
-// the files of such sockets private from their first moment, and has locks for
-// replacing them.
+// the files of such sockets private from their first moment, has locks for
+// replacing them, and makes sockets that a child inherits.
 //
 //	who is it         Linux: SO_PEERCRED. macOS, FreeBSD: LOCAL_PEERCRED, and
 //	                  for the process LOCAL_PEERPID, or what the credentials hold.

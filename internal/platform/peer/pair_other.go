@@ -1,0 +1,14 @@
+//go:build !unix
+
+package peer
+
+import (
+	"errors"
+	"fmt"
+	"os"
+)
+
+// Pair has no sockets here that a child could be given.
+func Pair() (a, b *os.File, err error) {
+	return nil, nil, fmt.Errorf("a socket for a child: %w", errors.ErrUnsupported)
+}
