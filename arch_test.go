@@ -29,6 +29,7 @@ var layers = [][]string{
 	{"worker", "manager"},
 	{"array/npz"}, // above array, whose files it packs
 	{"conn", "list", "array", "lock", "ring", "topic"},
+	{"internal/party"}, // what ring and topic stand on
 	{"."},
 	{"internal/tracker"},
 	{"internal/lease", "internal/npy"},

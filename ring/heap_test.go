@@ -46,8 +46,8 @@ func overHeap(t *testing.T, mem []byte, me uint64, alive func(uint64) bool) *Que
 	if err != nil {
 		t.Fatal(err)
 	}
-	q := newQueue(c, me, new(atomic.Uint32), alive)
-	q.shadow = &shadow{}
+	q := &Queue{core: c}
+	q.party.Here(q.structure(), me, new(atomic.Uint32), alive)
 	return q
 }
 

@@ -329,10 +329,10 @@ func options(s, r ring.Side, d ring.AfterDeath) ring.Options {
 
 // Who passes which point.
 var (
-	sending    = []string{"claimed", "reserved", "written", "committed", "hinted", "aborted", "waiting", "woken", "waking"}
-	receiving  = []string{"passed", "taken", "copied", "freeing", "freed", "waiting", "woken", "waking"}
-	visiting   = []string{"locked", "unlocking", "joining", "joined", "leaving", "left"}
-	recovering = []string{"relocked", "recovering", "voided", "given-back", "discarded", "recovered", "buried"}
+	sending    = []string{"claimed", "reserved", "written", "committed", "hinted", "aborted", "party:waiting", "party:woken", "party:waking"}
+	receiving  = []string{"passed", "taken", "copied", "freeing", "freed", "party:waiting", "party:woken", "party:waking"}
+	visiting   = []string{"party:locked", "party:unlocking", "party:joining", "party:joined", "party:leaving", "party:left"}
+	recovering = []string{"party:relocked", "party:recovering", "voided", "given-back", "discarded", "party:recovered", "party:buried"}
 )
 
 // At every point, in every mode, in every role that passes it.
@@ -348,9 +348,12 @@ func TestKillAtEveryPoint(t *testing.T) {
 				a := newArena(t, options(o.Senders, o.Receivers, d))
 				each := func(points []string, ns []int, kill func(point string, n int) bool) {
 					for _, p := range points {
+						if !strings.Contains(p, ":") {
+							p = "ring:" + p
+						}
 						for _, n := range ns {
-							if kill("ring:"+p, n) {
-								hits["ring:"+p]++
+							if kill(p, n) {
+								hits[p]++
 							}
 							if t.Failed() {
 								t.Fatalf("at %s:%d", p, n)
@@ -366,7 +369,7 @@ func TestKillAtEveryPoint(t *testing.T) {
 		}
 	})
 	for _, p := range crash.Points {
-		if strings.HasPrefix(p, "ring:") && hits[p] == 0 {
+		if (strings.HasPrefix(p, "ring:") || strings.HasPrefix(p, "party:")) && hits[p] == 0 {
 			t.Errorf("nobody died at %s", p)
 		}
 	}
@@ -437,7 +440,7 @@ func (a *arena) killGuest(point string, n int) bool {
 // killRecoverer kills who recovers what a dead one left; settle recovers after that.
 func (a *arena) killRecoverer(point string, n int) (hit bool) {
 	for _, dead := range []struct{ helper, point string }{
-		{"kill-guest", "ring:locked"}, {"kill-sender", "ring:claimed"}, {"kill-sender", "ring:committed"}, {"kill-receiver", "ring:taken"},
+		{"kill-guest", "party:locked"}, {"kill-sender", "ring:claimed"}, {"kill-sender", "ring:committed"}, {"kill-receiver", "ring:taken"},
 	} {
 		// The sender notices the receiver's death, and may be the one who recovers.
 		recovered := make(chan bool, 1)

@@ -7,8 +7,10 @@ import (
 	"io"
 	"iter"
 	"math"
+	"os"
 
 	"github.com/sharedmem/shm/internal/crash"
+	"github.com/sharedmem/shm/internal/party"
 )
 
 // Receiver takes messages out of a ring. It is for one goroutine at a time (a second
@@ -28,8 +30,7 @@ type Receiver struct {
 	n     int
 	again bool
 
-	spare    []byte
-	notifier *notifier
+	spare []byte
 }
 
 // Receiver makes this process, or one more goroutine of it, a receiver.
@@ -43,7 +44,7 @@ func (q *Queue) Receiver() (*Receiver, error) {
 	}
 	// Another number than any: there may be something behind the head.
 	r := &Receiver{part: p, shown: p.pos, every: p.core.lag(), epoch: q.hdr.epoch.Load() - 1}
-	p.leave, p.show = r.hint, r.hint
+	p.seat.Leave, p.seat.Show = r.hint, r.hint
 	return r, nil
 }
 
@@ -88,7 +89,7 @@ func (r *Receiver) take(most int) (ok bool, err error) {
 			case stateVoid:
 				c.free(r.pos, w, span)
 				crash.Point("ring:passed")
-				r.q.wake(&c.hdr.freed)
+				r.q.party.Wake(&c.hdr.freed)
 			default:
 				if c.oneReceiver {
 					return false, garbage("a slot's word", w)
@@ -133,7 +134,7 @@ func (r *Receiver) claim(pos, w, span uint64, most int) (ok bool, err error) {
 	if c.oneReceiver {
 		// Nothing has to be claimed. But if we die, the next one is to know that we may
 		// have worked on it.
-		storeRelease(&r.e.seen, pos+span)
+		party.StoreRelease(&r.e.seen, pos+span)
 	} else {
 		own := w&^(stateMask|partMask) | uint64(r.idx)<<partShift | stateReading
 		if !c.words[at].CompareAndSwap(w, own) {
@@ -146,7 +147,7 @@ func (r *Receiver) claim(pos, w, span uint64, most int) (ok bool, err error) {
 	}
 	crash.Point("ring:taken")
 	r.at, r.word, r.span, r.n, r.again = pos, w, span, int(n), w&flagAgain != 0
-	r.q.shadow.received()
+	r.q.party.Shadow.Taken()
 	return true, nil
 }
 
@@ -205,39 +206,39 @@ func (r *Receiver) finish(quiet bool) {
 		}
 		crash.Point("ring:freeing")
 	}
-	if quiet || r.q.quiet {
-		storeRelease(w, next)
+	if quiet || r.q.party.Quiet {
+		party.StoreRelease(w, next)
 	} else {
 		w.Store(next)
 	}
 	crash.Point("ring:freed")
 	received := &r.e.received
-	storeRelease(received, received.Load()+1)
+	party.StoreRelease(received, received.Load()+1)
 	if c.oneReceiver {
 		r.pos = r.at + r.span
 	}
 	if r.pos-r.shown >= r.every {
 		r.hint()
 	}
-	if !quiet && c.hdr.freed.Load()&sleeping != 0 {
-		r.q.wake(&c.hdr.freed)
+	if !quiet && c.hdr.freed.Load()&party.Sleeping != 0 {
+		r.q.party.Wake(&c.hdr.freed)
 	}
 }
 
 // flush is the barrier after quiet messages, and the look at who sleeps.
 func (r *Receiver) flush() {
-	if received := &r.e.received; !r.q.quiet {
+	if received := &r.e.received; !r.q.party.Quiet {
 		received.Store(received.Load())
 	}
-	if f := &r.hdr.freed; f.Load()&sleeping != 0 {
-		r.q.wake(f)
+	if f := &r.hdr.freed; f.Load()&party.Sleeping != 0 {
+		r.q.party.Wake(f)
 	}
 }
 
 func (r *Receiver) hint() {
 	r.shown = r.pos
 	if r.oneReceiver {
-		storeRelease(&r.hdr.head, r.pos)
+		party.StoreRelease(&r.hdr.head, r.pos)
 	} else {
 		advance(&r.hdr.head, r.pos)
 	}
@@ -245,14 +246,14 @@ func (r *Receiver) hint() {
 
 // await takes a message as soon as there is one.
 func (r *Receiver) await(ctx context.Context, most int) error {
-	var w waiter
+	var w party.Waiter
 	for {
 		ok, err := r.take(most)
 		if ok || err != nil {
-			r.over(&w)
+			r.seat.Over(&w)
 			return err
 		}
-		if err := r.pause(ctx, &w, &r.hdr.filled); err != nil {
+		if err := r.seat.Pause(ctx, &w, &r.hdr.filled); err != nil {
 			return err
 		}
 	}
@@ -260,32 +261,7 @@ func (r *Receiver) await(ctx context.Context, most int) error {
 
 // attempt takes a message if there is one now.
 func (r *Receiver) attempt(most int) (ok bool, err error) {
-	for range 3 {
-		if ok, err = r.take(most); ok || err != nil {
-			return ok, err
-		}
-		q := r.q
-		heard := q.heard.Load()
-		if err := q.check(context.Background(), r.part, true); err != nil {
-			return false, err
-		}
-		// Senders commit before they leave: if they are gone now, and there is nothing
-		// after that, there will be nothing.
-		gone := r.gone(q.hdr.peers.Load())
-		if gone != nil {
-			if ok, err = r.take(most); !ok && err == nil {
-				err = gone
-			}
-			break
-		}
-		if q.heard.Load() == heard {
-			break
-		}
-	}
-	if !ok && err == nil && r.notifier != nil {
-		r.notifier.lower(r)
-	}
-	return ok, err
+	return r.seat.Attempt(func() (bool, error) { return r.take(most) })
 }
 
 // Receive copies the next message into buf, waits for it if there is none, and
@@ -302,13 +278,13 @@ func (r *Receiver) Receive(buf []byte) (int, error) {
 // ReceiveContext is Receive until ctx is done; then the error is its.
 func (r *Receiver) ReceiveContext(ctx context.Context, buf []byte) (int, error) {
 	if err := ctx.Err(); err != nil {
-		return 0, r.q.fail("receive", err)
+		return 0, r.q.party.Fail("receive", err)
 	}
 	return r.receive(ctx, buf)
 }
 
 func (r *Receiver) receive(ctx context.Context, buf []byte) (n int, err error) {
-	if err := r.enter(); err != nil {
+	if err := r.seat.Enter(); err != nil {
 		return 0, r.fail(err)
 	}
 	if err = r.await(ctx, len(buf)); err == nil {
@@ -316,7 +292,7 @@ func (r *Receiver) receive(ctx context.Context, buf []byte) (n int, err error) {
 		r.read(buf[:n])
 		r.finish(false)
 	}
-	r.exit()
+	r.seat.Exit()
 	return n, r.fail(err)
 }
 
@@ -325,12 +301,12 @@ func (r *Receiver) fail(err error) error {
 	if err == nil || errors.Is(err, io.EOF) {
 		return err
 	}
-	return r.q.fail("receive", err)
+	return r.q.party.Fail("receive", err)
 }
 
 // TryReceive is Receive if there is a message now; ok says so.
 func (r *Receiver) TryReceive(buf []byte) (n int, ok bool, err error) {
-	if err := r.enter(); err != nil {
+	if err := r.seat.Enter(); err != nil {
 		return 0, false, r.fail(err)
 	}
 	if ok, err = r.attempt(len(buf)); ok {
@@ -338,7 +314,7 @@ func (r *Receiver) TryReceive(buf []byte) (n int, ok bool, err error) {
 		r.read(buf[:n])
 		r.finish(false)
 	}
-	r.exit()
+	r.seat.Exit()
 	return n, ok, r.fail(err)
 }
 
@@ -354,9 +330,9 @@ func (r *Receiver) ReceiveBatch(bufs [][]byte) (n int, err error) {
 // ReceiveBatchContext is ReceiveBatch until ctx is done; then the error is its.
 func (r *Receiver) ReceiveBatchContext(ctx context.Context, bufs [][]byte) (n int, err error) {
 	if err := ctx.Err(); err != nil || len(bufs) == 0 {
-		return 0, r.q.fail("receive", err)
+		return 0, r.q.party.Fail("receive", err)
 	}
-	if err := r.enter(); err != nil {
+	if err := r.seat.Enter(); err != nil {
 		return 0, r.fail(err)
 	}
 	again := false
@@ -378,7 +354,7 @@ func (r *Receiver) ReceiveBatchContext(ctx context.Context, bufs [][]byte) (n in
 		r.flush()
 		r.again = again
 	}
-	r.exit()
+	r.seat.Exit()
 	return n, r.fail(err)
 }
 
@@ -400,10 +376,10 @@ func (r *Receiver) LeaseContext(ctx context.Context, fn func(p []byte) error) er
 	if err := ctx.Err(); err != nil {
 		return r.fail(err)
 	}
-	if err := r.enter(); err != nil {
+	if err := r.seat.Enter(); err != nil {
 		return r.fail(err)
 	}
-	defer r.exit()
+	defer r.seat.Exit()
 	if err := r.await(ctx, math.MaxInt); err != nil {
 		return r.fail(err)
 	}
@@ -439,6 +415,39 @@ func (r *Receiver) All() iter.Seq2[[]byte, error] {
 	}
 }
 
+// Notify returns a file that is readable as long as there may be something to
+// receive, for those who wait in a poll loop: when it is readable, call TryReceive
+// until that finds nothing, which makes it unreadable until the next
+// message comes. It is readable too when the last sender goes and when the
+// Receiver is closed.
+//
+// Do not read from the file nor close it; it belongs to the Receiver, and every call
+// returns the same. A child process can be given it (exec.Cmd.ExtraFiles) or another
+// one by a Unix socket: it may wait for it, while TryReceive has to be called
+// here. The file costs a goroutine, which waits as Receive does.
+//
+// Errors: os.ErrClosed; the system's.
+func (r *Receiver) Notify() (*os.File, error) {
+	if err := r.seat.Enter(); err != nil {
+		return nil, r.fail(err)
+	}
+	defer r.seat.Exit()
+	f, err := r.seat.Notify(r.nothing)
+	return f, r.fail(err)
+}
+
+// nothing, called when there was nothing to take, returns how to find out whether that
+// is still so.
+func (r *Receiver) nothing() func() bool {
+	c, pos, epoch := r.core, r.pos, r.epoch
+	return func() bool {
+		w := c.words[c.slot(pos)].Load()
+		ahead := c.ahead(w, pos)
+		empty := ahead < 0 || ahead == 0 && (w&stateMask == stateFree || w&stateMask == stateWriting)
+		return empty && (c.oneReceiver || c.hdr.epoch.Load() == epoch)
+	}
+}
+
 // Close ends this receiver: a call that waits ends with os.ErrClosed. Messages stay
 // in the ring. Closing again returns nil.
-func (r *Receiver) Close() error { return r.q.closePart("close receiver", r.part) }
+func (r *Receiver) Close() error { return r.q.party.Fail("close receiver", r.seat.Close()) }

@@ -1,38 +1,32 @@
 package ring
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"math/bits"
-	"os"
-	"sync"
-	"sync/atomic"
-	"time"
 
 	"github.com/sharedmem/shm"
-	"github.com/sharedmem/shm/internal/lease"
-	"github.com/sharedmem/shm/internal/platform/wait"
+	"github.com/sharedmem/shm/internal/party"
 )
 
 var (
 	// ErrPeerGone says that the last peer died: nobody is left to send, and the
 	// ring is empty, or nobody to receive, and it is full.
-	ErrPeerGone = errors.New("the last peer died")
+	ErrPeerGone = party.ErrPeerGone
 
 	// ErrTaken says that a ring for one sender or one receiver has it already.
-	ErrTaken = errors.New("the ring has its one already")
+	ErrTaken = party.ErrTaken
 
 	// ErrOptions says that a ring has other options than those asked for.
-	ErrOptions = errors.New("the ring has other options")
+	ErrOptions = party.ErrOptions
 
 	// ErrBusy says that a Sender or Receiver is used by another goroutine, or in
 	// the function given to its own Lease.
-	ErrBusy = errors.New("in use by another call")
+	ErrBusy = party.ErrBusy
 
 	// ErrNotReserved says that there is no reserved message to commit or abort.
-	ErrNotReserved = errors.New("nothing is reserved")
+	ErrNotReserved = party.ErrNotReserved
 )
 
 // Side says how many there may be at one end of a ring.
@@ -220,29 +214,7 @@ type Queue struct {
 	*core
 	options Options
 	block   *shm.Block // nil in tests over the heap
-	own     bool       // Close closes it
-	name    string
-	waiting Waiting
-
-	me    uint64 // the lease's ID
-	bell  *atomic.Uint32
-	alive func(id uint64) bool
-	left  func()
-
-	heard  atomic.Uint64 // bell when everybody was last known to live, and heardOnce
-	stop   atomic.Uint32 // changes when a call of this process is to give up
-	plain  bool          // our threads can be fenced from afar
-	quiet  bool          // so can all participants': no store needs to be a barrier
-	slice  time.Duration // how long to sleep at most, if we cannot fence the others
-	table  chan struct{} // held by the goroutine that changes the table; of all Queues on this memory
-	parks  [2]park       // on filled and on freed
-	shadow *shadow
-
-	closing chan struct{} // closed when Close begins
-
-	mu     sync.Mutex
-	parts  map[*part]struct{}
-	closed bool
+	party   party.Party
 }
 
 // Create makes a ring in a new block.
@@ -260,13 +232,11 @@ func Create(name string, opts *Options) (*Queue, error) {
 	if err != nil {
 		return fail(err)
 	}
-	if err := wait.Supported(); err != nil {
+	var fenced bool
+	if g.place, fenced, err = party.Prepare(o.Block.Dir); err != nil {
 		return fail(err)
 	}
-	if g.place, err = placeOf(o.Block.Dir); err != nil {
-		return fail(err)
-	}
-	if wait.FencesAll() {
+	if fenced {
 		g.flags |= flagFenced
 	}
 	b, err := shm.CreateWith(name, int(g.size()), &o.Block, func(b *shm.Block) error { return format(b.Bytes(), g) })
@@ -326,21 +296,9 @@ func Open(name string, opts *OpenOptions) (*Queue, error) {
 	return q, nil
 }
 
-// placeOf names in a word where the leases of a block's processes lie; never 0.
-func placeOf(dir string) (uint64, error) {
-	p, err := lease.Place(dir)
-	if err != nil {
-		return 0, err
-	}
-	return p[0]*0x9e3779b97f4a7c15 ^ p[1] | 1<<63, nil
-}
-
 func attach(op string, b *shm.Block, w Waiting, want *Options) (*Queue, error) {
 	fail := func(err error) (*Queue, error) { return nil, &shm.Error{Op: op, Name: b.Name(), Err: err} }
-	if b.ReadOnly() {
-		return fail(fmt.Errorf("opened read-only: %w", fs.ErrPermission))
-	}
-	if err := wait.Supported(); err != nil {
+	if err := party.Usable(b); err != nil {
 		return fail(err)
 	}
 	c, g, err := newCore(b.Bytes())
@@ -352,96 +310,29 @@ func attach(op string, b *shm.Block, w Waiting, want *Options) (*Queue, error) {
 			return fail(err)
 		}
 	}
-	dir := b.Ref().Dir
-	switch place, err := placeOf(dir); {
-	case err != nil:
-		return fail(err)
-	case place != g.place:
-		// Who looks for leases elsewhere would take the others for dead, and they it.
-		return fail(fmt.Errorf("those who use it have their leases elsewhere; open the block by the name and directory it was made with: %w", errors.ErrUnsupported))
-	}
-	m, err := lease.Join(dir)
-	if err != nil {
-		return fail(err)
-	}
-	q := newQueue(c, m.ID, m.Bell, func(id uint64) bool {
-		// Unknown is alive: to take something from the living is worse than to wait.
-		ok, err := lease.Alive(dir, id)
-		return ok || err != nil
-	})
-	q.options, q.block, q.own, q.name, q.waiting = g.options(), b, true, b.Name(), w
-	id := b.Identity()
-	q.table, q.shadow = shareOf(id)
-	q.left = func() {
-		m.Leave()
-		unshare(id)
-	}
-	if err := b.OnClose(nil, q.shut); err != nil {
-		q.left()
+	q := &Queue{core: c, options: g.options(), block: b}
+	if err := q.party.Enter(b, q.structure(), g.place, party.Waiting(w)); err != nil {
 		return fail(err)
 	}
 	return q, nil
 }
 
-func newQueue(c *core, me uint64, bell *atomic.Uint32, alive func(uint64) bool) *Queue {
-	fences := wait.FencesAll()
-	q := &Queue{
-		quiet: c.fenced && fences,
-		core:  c, me: me, bell: bell, alive: alive, left: func() {}, plain: wait.Fences(),
-		closing: make(chan struct{}),
-		table:   make(chan struct{}, 1), shadow: &shadow{}, parts: map[*part]struct{}{},
+// structure is what the party is to know of the ring.
+func (q *Queue) structure() party.Structure {
+	c := q.core
+	entries := make([]*party.Entry, len(c.entries))
+	for i := range entries {
+		entries[i] = &c.entries[i].Entry
 	}
-	if c.fenced && !fences {
-		// Ours are barriers all the same; theirs are not, and may pass our flag by.
-		q.slice = 5 * time.Millisecond
+	return party.Structure{
+		Header: &c.hdr.Header, Low: c.low, Entries: entries, Filled: &c.hdr.filled, Freed: &c.hdr.freed,
+		OneGiver: c.oneSender, OneTaker: c.oneReceiver, Fenced: c.fenced,
+		Recover: q.recover, End: end,
 	}
-	return q
-}
-
-// shared is what all Queues of this process on one memory have in common. In the
-// table's lock stands only which process it is.
-type shared struct {
-	refs   int
-	table  chan struct{}
-	shadow *shadow
-}
-
-var (
-	shareMu sync.Mutex
-	shares  = map[shm.Identity]*shared{}
-)
-
-func shareOf(id shm.Identity) (chan struct{}, *shadow) {
-	shareMu.Lock()
-	defer shareMu.Unlock()
-	s := shares[id]
-	if s == nil {
-		s = &shared{table: make(chan struct{}, 1), shadow: &shadow{}}
-		shares[id] = s
-	}
-	s.refs++
-	return s.table, s.shadow
-}
-
-func unshare(id shm.Identity) {
-	shareMu.Lock()
-	defer shareMu.Unlock()
-	if s := shares[id]; s != nil {
-		if s.refs--; s.refs == 0 {
-			delete(shares, id)
-		}
-	}
-}
-
-func (q *Queue) fail(op string, err error) error {
-	if err == nil {
-		return nil
-	}
-	return &shm.Error{Op: op, Name: q.name, Err: err}
 }
 
 // Name returns the block's name.
-func (q *Queue) Name() string { return q.name }
+func (q *Queue) Name() string { return q.block.Name() }
 
 // Block returns the block that the ring lies in.
 func (q *Queue) Block() *shm.Block { return q.block }
@@ -459,24 +350,6 @@ func (q *Queue) Unlink() error { return q.block.Unlink() }
 // Close closes all senders and receivers that this process has on this Queue,
 // which ends their waiting, and the block. It waits for functions given to Lease.
 func (q *Queue) Close() error { return q.block.Close() }
-
-// shut is what the block's Close calls first.
-func (q *Queue) shut() {
-	close(q.closing)
-	q.wakeAll()
-	q.mu.Lock()
-	q.closed = true
-	parts := q.parts
-	q.parts = map[*part]struct{}{}
-	q.mu.Unlock()
-	// All at once: one may wait for what another does in the function given to Lease.
-	var all sync.WaitGroup
-	for p := range parts {
-		all.Go(func() { _ = p.close() })
-	}
-	all.Wait()
-	q.left()
-}
 
 // Stats are counts since the ring was made. They are added up from what each
 // participant writes beside its work, so they may be some messages old.
@@ -497,13 +370,11 @@ type Stats struct {
 // Errors: os.ErrClosed.
 func (q *Queue) Stats() (Stats, error) {
 	var s Stats
-	if q.block != nil {
-		release, err := q.block.Acquire()
-		if err != nil {
-			return s, q.fail("stats", os.ErrClosed)
-		}
-		defer release()
+	release, err := q.party.Acquire()
+	if err != nil {
+		return s, q.party.Fail("stats", err)
 	}
+	defer release()
 	for i := range q.entries {
 		e := &q.entries[i]
 		s.Sent += e.sent.Load()
@@ -516,9 +387,8 @@ func (q *Queue) Stats() (Stats, error) {
 	if n := int64(q.hdr.tail.Load() - q.hdr.head.Load()); n > 0 {
 		s.Pending = int(min(uint64(n), q.mask+1))
 	}
-	peers := q.hdr.peers.Load()
-	s.Senders = int(peers & countMask)
-	s.Receivers = int(peers / receiverUnit & countMask)
+	peers := q.hdr.Peers()
+	s.Senders, s.Receivers = peers.Count(sender), peers.Count(receiver)
 	return s, nil
 }
 
@@ -526,101 +396,8 @@ func (q *Queue) Stats() (Stats, error) {
 type part struct {
 	*core
 	q    *Queue
+	seat party.Seat
 	e    *entry
 	idx  int
-	role role
 	pos  uint64 // the next position to look at
-
-	busy  atomic.Uint64 // a call is inside
-	end   atomic.Bool   // Close has begun
-	plain bool
-	leave func() // what Close does before the entry is given back
-	show  func() // moves the hint up
-
-	done   chan struct{} // closed when Close begins
-	idle   chan struct{} // a call has left after that
-	closed chan struct{} // closed when Close is over
-	spins  int           // how many looks it took lately, while spinning
-	tries  int
-	spun   int // where the empty loop stores
-}
-
-// enter begins a call. Close beside it sees busy, or the call sees end: Close stores
-// end, then has all threads pass a barrier, then looks at busy. So this side, which
-// is the one that is taken a million times a second, needs no barrier of its own.
-// Where threads cannot be fenced from afar both sides' stores are barriers.
-func (p *part) enter() error {
-	if p.busy.Load() != 0 {
-		if p.end.Load() {
-			return os.ErrClosed
-		}
-		return ErrBusy
-	}
-	if p.plain {
-		storeRelease(&p.busy, 1)
-	} else {
-		p.busy.Store(1)
-	}
-	if p.end.Load() {
-		p.exit()
-		return os.ErrClosed
-	}
-	return nil
-}
-
-// exit ends it. The argument is the same the other way round: Close sees that
-// busy is 0, or we see end and tell it.
-func (p *part) exit() {
-	if p.plain {
-		storeRelease(&p.busy, 0)
-	} else {
-		p.busy.Store(0)
-	}
-	if p.end.Load() {
-		select {
-		case p.idle <- struct{}{}:
-		default:
-		}
-	}
-}
-
-// close gives up the place in the table, once the call in flight has ended.
-func (p *part) close() error {
-	q := p.q
-	if p.end.Swap(true) {
-		<-p.closed
-		return nil
-	}
-	defer close(p.closed)
-	close(p.done)
-	q.stop.Add(1)
-	wait.WakePrivate(&q.stop, 1<<30)
-	wait.Fence()
-	for p.busy.Load() != 0 {
-		<-p.idle
-	}
-	p.leave()
-	q.mu.Lock()
-	delete(q.parts, p)
-	q.mu.Unlock()
-	// A living process that keeps the table from us, stopped by a debugger or
-	// hostile, does not keep us from closing: the place is then a dead one's when
-	// this process ends.
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	return q.withdraw(ctx, p)
-}
-
-// Close of a Queue and of one of its participants race for it: whoever is first
-// closes it, the other waits in close.
-func (q *Queue) closePart(op string, p *part) error {
-	if q.block != nil {
-		release, err := q.block.Acquire()
-		if err != nil {
-			<-p.closed
-			return nil
-		}
-		defer release()
-	}
-	return q.fail(op, p.close())
 }

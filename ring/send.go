@@ -6,6 +6,7 @@ import (
 
 	"github.com/sharedmem/shm"
 	"github.com/sharedmem/shm/internal/crash"
+	"github.com/sharedmem/shm/internal/party"
 )
 
 // Sender puts messages into a ring. It is for one goroutine at a time (a second one
@@ -33,13 +34,13 @@ func (q *Queue) Sender() (*Sender, error) {
 		return nil, err
 	}
 	s := &Sender{part: p, shown: p.pos, every: p.core.lag()}
-	p.leave, p.show = s.withdraw, s.hint
+	p.seat.Leave, p.seat.Show = s.withdraw, s.hint
 	if s.oneSender && s.oneReceiver {
 		// The hint may be behind what was sent. From here on it is our own.
-		if err := s.enter(); err == nil {
+		if err := s.seat.Enter(); err == nil {
 			_, err = s.claim(1)
 			s.sole, s.clear = err == nil, s.pos
-			s.exit()
+			s.seat.Exit()
 		}
 	}
 	return s, nil
@@ -154,34 +155,34 @@ func (s *Sender) write(p []byte) {
 func (s *Sender) publish(n, k int, quiet bool) {
 	c := s.core
 	at := c.slot(s.pos)
-	storeRelease(&c.words[at+1], uint64(n))
+	party.StoreRelease(&c.words[at+1], uint64(n))
 	crash.Point("ring:written")
-	s.q.shadow.sending()
+	s.q.party.Shadow.Giving()
 	w := c.lap(s.pos) | uint64(k)<<spanShift | uint64(s.idx)<<partShift | stateFull
 	s.pos += uint64(k)
-	if quiet || s.q.quiet {
-		storeRelease(&c.words[at], w)
+	if quiet || s.q.party.Quiet {
+		party.StoreRelease(&c.words[at], w)
 	} else {
 		c.words[at].Store(w)
 	}
 	crash.Point("ring:committed")
 	sent := &s.e.sent
-	storeRelease(sent, sent.Load()+1)
+	party.StoreRelease(sent, sent.Load()+1)
 	if s.pos-s.shown >= s.every {
 		s.hint()
 	}
-	if !quiet && c.hdr.filled.Load()&sleeping != 0 {
-		s.q.wake(&c.hdr.filled)
+	if !quiet && c.hdr.filled.Load()&party.Sleeping != 0 {
+		s.q.party.Wake(&c.hdr.filled)
 	}
 }
 
 // flush is the barrier after quiet messages, and the look at who sleeps.
 func (s *Sender) flush() {
-	if sent := &s.e.sent; !s.q.quiet {
+	if sent := &s.e.sent; !s.q.party.Quiet {
 		sent.Store(sent.Load())
 	}
-	if f := &s.hdr.filled; f.Load()&sleeping != 0 {
-		s.q.wake(f)
+	if f := &s.hdr.filled; f.Load()&party.Sleeping != 0 {
+		s.q.party.Wake(f)
 	}
 }
 
@@ -190,13 +191,13 @@ func (s *Sender) hint() {
 	c := s.core
 	s.shown = s.pos
 	if c.oneSender {
-		storeRelease(&c.hdr.tail, s.pos)
+		party.StoreRelease(&c.hdr.tail, s.pos)
 	} else {
 		advance(&c.hdr.tail, s.pos)
 	}
 	crash.Point("ring:hinted")
 	if n := s.pos - c.hdr.head.Load(); n <= c.mask+1 && n > s.e.high.Load() {
-		storeRelease(&s.e.high, n)
+		party.StoreRelease(&s.e.high, n)
 	}
 }
 
@@ -211,19 +212,19 @@ func (s *Sender) abort() {
 	c.words[at].Store(c.words[at].Load()&^stateMask | stateVoid)
 	crash.Point("ring:aborted")
 	s.pos += uint64(k)
-	s.q.wake(&c.hdr.filled)
+	s.q.party.Wake(&c.hdr.filled)
 }
 
 // await claims k slots as soon as it can.
 func (s *Sender) await(ctx context.Context, k int) error {
-	var w waiter
+	var w party.Waiter
 	for {
 		ok, err := s.claim(k)
 		if ok || err != nil {
-			s.over(&w)
+			s.seat.Over(&w)
 			return err
 		}
-		if err := s.pause(ctx, &w, &s.hdr.freed); err != nil {
+		if err := s.seat.Pause(ctx, &w, &s.hdr.freed); err != nil {
 			return err
 		}
 	}
@@ -231,28 +232,7 @@ func (s *Sender) await(ctx context.Context, k int) error {
 
 // attempt claims k slots if it can now.
 func (s *Sender) attempt(k int) (ok bool, err error) {
-	for range 3 {
-		if ok, err = s.claim(k); ok || err != nil {
-			return ok, err
-		}
-		q := s.q
-		heard := q.heard.Load()
-		if err := q.check(context.Background(), s.part, true); err != nil {
-			return false, err
-		}
-		// Before the look, as for receivers.
-		gone := s.gone(q.hdr.peers.Load())
-		if gone != nil {
-			if ok, err = s.claim(k); !ok && err == nil {
-				err = gone
-			}
-			return ok, err
-		}
-		if q.heard.Load() == heard {
-			return false, nil
-		}
-	}
-	return false, nil
+	return s.seat.Attempt(func() (bool, error) { return s.claim(k) })
 }
 
 // check says whether a message of n bytes can be sent now.
@@ -279,17 +259,17 @@ func (s *Sender) Send(p []byte) error { return s.send(context.Background(), p) }
 // SendContext is Send until ctx is done; then the error is its.
 func (s *Sender) SendContext(ctx context.Context, p []byte) error {
 	if err := ctx.Err(); err != nil {
-		return s.q.fail("send", err)
+		return s.q.party.Fail("send", err)
 	}
 	return s.send(ctx, p)
 }
 
 func (s *Sender) send(ctx context.Context, p []byte) error {
-	if err := s.enter(); err != nil {
-		return s.q.fail("send", err)
+	if err := s.seat.Enter(); err != nil {
+		return s.q.party.Fail("send", err)
 	}
 	if s.quick(p, false) {
-		s.exit()
+		s.seat.Exit()
 		return nil
 	}
 	err := s.check(len(p))
@@ -301,8 +281,8 @@ func (s *Sender) send(ctx context.Context, p []byte) error {
 		s.write(p)
 		s.publish(len(p), k, false)
 	}
-	s.exit()
-	return s.q.fail("send", err)
+	s.seat.Exit()
+	return s.q.party.Fail("send", err)
 }
 
 // quick sends p if it takes one slot and that is free where we are.
@@ -338,11 +318,11 @@ func (s *Sender) quick(p []byte, quiet bool) bool {
 //
 // Errors: as Send.
 func (s *Sender) TrySend(p []byte) (bool, error) {
-	if err := s.enter(); err != nil {
-		return false, s.q.fail("send", err)
+	if err := s.seat.Enter(); err != nil {
+		return false, s.q.party.Fail("send", err)
 	}
 	if s.quick(p, false) {
-		s.exit()
+		s.seat.Exit()
 		return true, nil
 	}
 	err := s.check(len(p))
@@ -355,8 +335,8 @@ func (s *Sender) TrySend(p []byte) (bool, error) {
 		s.write(p)
 		s.publish(len(p), k, false)
 	}
-	s.exit()
-	return ok, s.q.fail("send", err)
+	s.seat.Exit()
+	return ok, s.q.party.Fail("send", err)
 }
 
 // SendBatch sends all messages, in order, and returns how many it has sent; fewer come with an
@@ -371,10 +351,10 @@ func (s *Sender) SendBatch(messages [][]byte) (int, error) {
 // SendBatchContext is SendBatch until ctx is done; then the error is its.
 func (s *Sender) SendBatchContext(ctx context.Context, messages [][]byte) (int, error) {
 	if err := ctx.Err(); err != nil {
-		return 0, s.q.fail("send", err)
+		return 0, s.q.party.Fail("send", err)
 	}
-	if err := s.enter(); err != nil {
-		return 0, s.q.fail("send", err)
+	if err := s.seat.Enter(); err != nil {
+		return 0, s.q.party.Fail("send", err)
 	}
 	var err error
 	n := 0
@@ -398,8 +378,8 @@ func (s *Sender) SendBatchContext(ctx context.Context, messages [][]byte) (int, 
 		n++
 	}
 	s.flush()
-	s.exit()
-	return n, s.q.fail("send", err)
+	s.seat.Exit()
+	return n, s.q.party.Fail("send", err)
 }
 
 // Reserve returns the room for a message of up to n bytes, to be filled in place, and
@@ -421,29 +401,29 @@ func (s *Sender) Reserve(n int) ([]byte, error) {
 // ReserveContext is Reserve until ctx is done; then the error is its.
 func (s *Sender) ReserveContext(ctx context.Context, n int) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
-		return nil, s.q.fail("reserve", err)
+		return nil, s.q.party.Fail("reserve", err)
 	}
-	if err := s.enter(); err != nil {
-		return nil, s.q.fail("reserve", err)
+	if err := s.seat.Enter(); err != nil {
+		return nil, s.q.party.Fail("reserve", err)
 	}
-	defer s.exit()
+	defer s.seat.Exit()
 	err := s.check(n)
 	k := s.need(n)
 	if err == nil {
 		err = s.await(ctx, k)
 	}
 	if err != nil {
-		return nil, s.q.fail("reserve", err)
+		return nil, s.q.party.Fail("reserve", err)
 	}
 	return s.reserve(n, k), nil
 }
 
 // TryReserve is Reserve if there is room now; else it returns nil and no error.
 func (s *Sender) TryReserve(n int) ([]byte, error) {
-	if err := s.enter(); err != nil {
-		return nil, s.q.fail("reserve", err)
+	if err := s.seat.Enter(); err != nil {
+		return nil, s.q.party.Fail("reserve", err)
 	}
-	defer s.exit()
+	defer s.seat.Exit()
 	err := s.check(n)
 	k := s.need(n)
 	ok := false
@@ -451,7 +431,7 @@ func (s *Sender) TryReserve(n int) ([]byte, error) {
 		ok, err = s.attempt(k)
 	}
 	if !ok {
-		return nil, s.q.fail("reserve", err)
+		return nil, s.q.party.Fail("reserve", err)
 	}
 	return s.reserve(n, k), nil
 }
@@ -474,15 +454,15 @@ func (s *Sender) reserve(n, k int) []byte {
 //
 // Errors: ErrNotReserved; shm.ErrSize if less was reserved; os.ErrClosed.
 func (s *Sender) Commit(n int) error {
-	if err := s.enter(); err != nil {
-		return s.q.fail("commit", err)
+	if err := s.seat.Enter(); err != nil {
+		return s.q.party.Fail("commit", err)
 	}
-	defer s.exit()
+	defer s.seat.Exit()
 	switch {
 	case s.claimed == 0:
-		return s.q.fail("commit", ErrNotReserved)
+		return s.q.party.Fail("commit", ErrNotReserved)
 	case n < 0 || n > len(s.reserved):
-		return s.q.fail("commit", fmt.Errorf("%w: %d bytes of %d reserved", shm.ErrSize, n, len(s.reserved)))
+		return s.q.party.Fail("commit", fmt.Errorf("%w: %d bytes of %d reserved", shm.ErrSize, n, len(s.reserved)))
 	}
 	k := s.claimed
 	if k > 1 {
@@ -497,12 +477,12 @@ func (s *Sender) Commit(n int) error {
 //
 // Errors: ErrNotReserved, os.ErrClosed.
 func (s *Sender) Abort() error {
-	if err := s.enter(); err != nil {
-		return s.q.fail("abort", err)
+	if err := s.seat.Enter(); err != nil {
+		return s.q.party.Fail("abort", err)
 	}
-	defer s.exit()
+	defer s.seat.Exit()
 	if s.claimed == 0 {
-		return s.q.fail("abort", ErrNotReserved)
+		return s.q.party.Fail("abort", ErrNotReserved)
 	}
 	s.abort()
 	return nil
@@ -511,4 +491,4 @@ func (s *Sender) Abort() error {
 // Close ends this sender: a call that waits ends with os.ErrClosed, what is
 // reserved is given back. When all senders have closed, receivers get io.EOF after
 // the last message. Closing again returns nil.
-func (s *Sender) Close() error { return s.q.closePart("close sender", s.part) }
+func (s *Sender) Close() error { return s.q.party.Fail("close sender", s.seat.Close()) }

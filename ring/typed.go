@@ -2,7 +2,9 @@ package ring
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"reflect"
 
@@ -22,9 +24,9 @@ func Of[T any](q *Queue) (*Typed[T], error) {
 	t := reflect.TypeFor[T]()
 	switch {
 	case layout.HasPointers(t):
-		return nil, q.fail("open ring", fmt.Errorf("%w: %v holds a pointer of this process", shm.ErrFormat, t))
+		return nil, q.party.Fail("open ring", fmt.Errorf("%w: %v holds a pointer of this process", shm.ErrFormat, t))
 	case t.Size() > uintptr(q.limit):
-		return nil, q.fail("open ring", fmt.Errorf("%w: %v has %d bytes; MaxMessage is %d", shm.ErrSize, t, t.Size(), q.limit))
+		return nil, q.party.Fail("open ring", fmt.Errorf("%w: %v has %d bytes; MaxMessage is %d", shm.ErrSize, t, t.Size(), q.limit))
 	}
 	return &Typed[T]{q}, nil
 }
@@ -120,7 +122,7 @@ func (r *TypedReceiver[T]) All() iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
 		for {
 			v, err := r.Receive()
-			if isEnd(err) || !yield(v, err) || err != nil {
+			if errors.Is(err, io.EOF) || !yield(v, err) || err != nil {
 				return
 			}
 		}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/sharedmem/shm"
 	"github.com/sharedmem/shm/internal/layout"
+	"github.com/sharedmem/shm/internal/party"
 )
 
 // What lies in shared memory; docs/format.md has the bytes.
@@ -29,7 +30,7 @@ const (
 	maxParts = 1 << 12
 	maxSpan  = 1<<16 - 1
 
-	tableOffset = 128 // of header.table
+	tableOffset = 128 // of header.Header
 )
 
 type header struct {
@@ -45,8 +46,7 @@ type header struct {
 	ready    atomic.Uint64
 	_        [56]byte
 
-	table atomic.Uint64 // the lease's ID of who changes the table, and tableWaiters
-	peers atomic.Uint64 // how many there are: a sum of the table
+	party.Header
 	epoch atomic.Uint64 // counts recoveries after which there are messages behind the head
 	_     [40]byte
 
@@ -65,9 +65,7 @@ type header struct {
 // entry is one participant. Its counters go on from one owner to the next, so that the
 // sum over the table is the ring's, whoever died when.
 type entry struct {
-	owner atomic.Uint64 // its lease's ID
-	state atomic.Uint64 // 0 free, or a role, with leaving
-	_     [48]byte
+	party.Entry
 
 	// Only the owner writes these, with plain stores, on a line that nobody else reads
 	// but for statistics.
@@ -81,26 +79,9 @@ type entry struct {
 	_           [8]byte
 }
 
-type role uint64
-
 const (
-	free role = iota
-	sender
-	receiver
-
-	leaving = 8 // its owner has closed it
-)
-
-// peers
-const (
-	senderUnit   = 1
-	receiverUnit = 1 << 16
-	countMask    = 1<<16 - 1
-
-	everSender   = 1 << 32 // there has been one
-	everReceiver = 1 << 33
-	senderDied   = 1 << 34 // the last one that went did not close
-	receiverDied = 1 << 35
+	sender   = party.Giver
+	receiver = party.Taker
 )
 
 // A slot's word is, from the top,

@@ -93,20 +93,25 @@ var Points = []string{
 	"barrier:broken",      // broken, nobody woken
 	"barrier:reset",       // mended, nobody woken
 
-	// Rings: the table of participants, and what the dead left.
-	"ring:locked",     // the table is this process's
-	"ring:relocked",   // it was a dead process's
-	"ring:unlocking",  // and is about to be free
-	"ring:joining",    // a place has an owner, and is still free
-	"ring:joined",     // it is taken, and not counted
-	"ring:leaving",    // it is being given up, and still counted
-	"ring:left",       // it is free, nobody told
-	"ring:recovering", // its owner is dead
-	"ring:voided",     // a slot that it was writing is void
-	"ring:given-back", // a message that it was reading is another's
+	// The table of participants of rings and topics, and their sleep.
+	"party:locked",     // the table is this process's
+	"party:relocked",   // it was a dead process's
+	"party:unlocking",  // and is about to be free
+	"party:joining",    // a place has an owner, and is still free
+	"party:joined",     // it is taken, and not counted
+	"party:leaving",    // it is being given up, and still counted
+	"party:left",       // it is free, nobody told
+	"party:recovering", // its owner is dead
+	"party:recovered",  // what it left is in order, but its place is still taken
+	"party:buried",     // the place is free
+	"party:waiting",    // the word says that somebody sleeps, and nobody does yet
+	"party:waking",     // it does not any more, and nobody is woken yet
+	"party:woken",      // woken, and not looked why
+
+	// Rings: what the dead left.
+	"ring:voided",     // a slot that a dead sender was writing is void
+	"ring:given-back", // a message that a dead receiver was reading is another's
 	"ring:discarded",  // or is dropped, and not counted
-	"ring:recovered",  // so are all, but its place is still taken
-	"ring:buried",     // the place is free
 	// Sending and receiving.
 	"ring:claimed",   // a slot is this process's, nothing is in it
 	"ring:reserved",  // and its user writes to it
@@ -119,7 +124,4 @@ var Points = []string{
 	"ring:copied",    // it is read
 	"ring:freeing",   // its slots are free but for the first
 	"ring:freed",     // all are, nobody is woken
-	"ring:waiting",   // the word says that somebody sleeps, and nobody does yet
-	"ring:waking",    // it does not any more, and nobody is woken yet
-	"ring:woken",     // woken, and not looked why
 }

@@ -1,8 +1,7 @@
-package ring
+package party
 
 import (
 	"context"
-	"io"
 	"os"
 	"runtime"
 	"sync"
@@ -13,19 +12,14 @@ import (
 	"github.com/sharedmem/shm/internal/platform/wait"
 )
 
-var (
-	errEnd        = io.EOF
-	errNoReceiver = io.ErrClosedPipe
-)
-
-// A word to sleep on has in its lowest bit that somebody sleeps, or is about to, and
+// Sleeping, a word to sleep on has in its lowest bit if somebody sleeps, or is about to;
 // above it counts how often they were woken.
 //
-//	who waits     sets the bit, looks at the ring again, sleeps if the word is the same
-//	who commits   stores the slot's word, looks at the bit; if it is set, clears it,
+//	who waits     sets the bit, looks at the memory again, sleeps if the word is the same
+//	who commits   stores what it has to, looks at the bit; if it is set, clears it,
 //	              counts, and wakes all
 //
-// Either the one must see the slot, or the other the bit: between the two steps of
+// Either the one must see that store, or the other the bit: between the two steps of
 // each stands a full barrier. Waiting is rare and sending is not, so where the
 // kernel can do that (membarrier, which has the threads of all participants pass a
 // barrier) who waits pays for both, and who commits stores plainly: if its look at the
@@ -37,17 +31,17 @@ var (
 // Waking all keeps it that simple: the flag says "at least one", and nobody has to
 // pass on what it did not need. Who dies between its store and the waking rings
 // everybody's bell by it.
-const sleeping = 1
+const Sleeping = 1
 
-// wake wakes those who sleep on f, if any do.
-func (q *Queue) wake(f *atomic.Uint32) {
+// Wake wakes those who sleep on f, if any do.
+func (p *Party) Wake(f *atomic.Uint32) {
 	for {
 		v := f.Load()
-		if v&sleeping == 0 {
+		if v&Sleeping == 0 {
 			return
 		}
-		if f.CompareAndSwap(v, (v+2)&^sleeping) {
-			crash.Point("ring:waking")
+		if f.CompareAndSwap(v, (v+2)&^Sleeping) {
+			crash.Point("party:waking")
 			wait.Wake(f, 1<<30)
 			return
 		}
@@ -64,10 +58,10 @@ type park struct {
 
 // sleep sleeps until f is no longer value, the bell rings, the participant is closed
 // or ctx is done. It may end for no reason.
-func (q *Queue) sleep(ctx context.Context, p *part, f *atomic.Uint32, value, bell uint32) error {
-	k := &q.parks[0]
-	if f == &q.hdr.freed {
-		k = &q.parks[1]
+func (p *Party) sleep(ctx context.Context, s *Seat, f *atomic.Uint32, value, bell uint32) error {
+	k := &p.parks[0]
+	if f == p.Freed {
+		k = &p.parks[1]
 	}
 	k.mu.Lock()
 	if k.leading {
@@ -75,15 +69,15 @@ func (q *Queue) sleep(ctx context.Context, p *part, f *atomic.Uint32, value, bel
 		k.mu.Unlock()
 		// The leader may sleep on an older value, but not if the word has changed
 		// before it slept, nor on if it does so now.
-		if f.Load() != value || q.bell.Load() != bell {
+		if f.Load() != value || p.bell.Load() != bell {
 			return nil
 		}
 		select {
 		case <-moved:
 		case <-ctx.Done():
-		case <-p.done:
+		case <-s.done:
 		}
-		return p.stopped(ctx)
+		return s.stopped(ctx)
 	}
 	k.leading = true
 	k.moved = make(chan struct{})
@@ -95,31 +89,31 @@ func (q *Queue) sleep(ctx context.Context, p *part, f *atomic.Uint32, value, bel
 		k.mu.Unlock()
 	}()
 	if ctx.Done() != nil {
-		undo := context.AfterFunc(ctx, q.wakeAll)
+		undo := context.AfterFunc(ctx, p.wakeAll)
 		defer undo()
 	}
 	// Whoever stops us stores that first, and then changes stop.
-	stop := q.stop.Load()
-	if err := p.stopped(ctx); err != nil {
+	stop := p.stop.Load()
+	if err := s.stopped(ctx); err != nil {
 		return err
 	}
-	err := wait.Any(q.slice,
+	err := wait.Any(p.slice,
 		wait.On{Word: f, Value: value},
-		wait.On{Word: q.bell, Value: bell},
-		wait.On{Word: &q.stop, Value: stop, Private: true})
-	runtime.KeepAlive(q)
+		wait.On{Word: p.bell, Value: bell},
+		wait.On{Word: &p.stop, Value: stop, Private: true})
+	runtime.KeepAlive(p)
 	if err != nil {
 		return shm.ErrTruncated
 	}
-	if f.Load() == value && q.bell.Load() == bell {
-		q.heard.Store(0) // woken for nothing, perhaps by the clock: ask who lives
+	if f.Load() == value && p.bell.Load() == bell {
+		p.heard.Store(0) // woken for nothing, perhaps by the clock: ask who lives
 	}
-	return p.stopped(ctx)
+	return s.stopped(ctx)
 }
 
 // stopped says why a call is to give up.
-func (p *part) stopped(ctx context.Context) error {
-	if p.end.Load() {
+func (s *Seat) stopped(ctx context.Context) error {
+	if s.end.Load() {
 		return os.ErrClosed
 	}
 	return ctx.Err()
@@ -138,96 +132,99 @@ const (
 
 var cores = runtime.NumCPU()
 
-// waiter is one wait.
-type waiter struct {
+// Waiter is one wait; zero at first.
+type Waiter struct {
 	looks, limit int
 	first        bool
 	ready        bool // the flag is set: one more look, then sleep
 	value, bell  uint32
-	peers        uint64
+	peers        Peers
 }
 
-// pause is called between two looks, and spins or sleeps.
-func (p *part) pause(ctx context.Context, w *waiter, f *atomic.Uint32) error {
-	q := p.q
+// Pause is called between two looks, and spins or sleeps on f.
+//
+// Errors: the end, if there is one; the context's; os.ErrClosed; shm.ErrTruncated.
+func (s *Seat) Pause(ctx context.Context, w *Waiter, f *atomic.Uint32) error {
+	p := s.party
 	if w.looks == 0 {
 		switch {
-		case q.waiting == Sleep || cores < 2 && q.waiting != Spin:
+		case p.ways == Sleep || cores < 2 && p.ways != Spin:
 			w.limit = -1
-		case p.tries%retry == 0:
+		case s.tries%retry == 0:
 			w.limit = looksMax
 		default:
-			w.limit = min(2*p.spins+4, looksMax)
+			w.limit = min(2*s.spins+4, looksMax)
 		}
 	}
 	w.looks++
-	if w.looks <= w.limit || q.waiting == Spin {
+	if w.looks <= w.limit || p.ways == Spin {
 		for i := range 8 {
-			p.spun = i
+			s.spun = i
 		}
 		if w.looks&63 != 0 {
 			return nil
 		}
-		if err := p.stopped(ctx); err != nil {
+		if err := s.stopped(ctx); err != nil {
 			return err
 		}
-		if q.waiting != Spin {
+		if p.ways != Spin {
 			return nil
 		}
 		runtime.Gosched()
 		if w.ready { // the look after the one at the peers
 			w.ready = false
-			return p.gone(w.peers)
+			return s.ended(w.peers)
 		}
-		w.peers = q.hdr.peers.Load()
+		w.peers = p.Header.Peers()
 		w.ready = true
-		return q.check(ctx, p, false)
+		return p.check(ctx, s, false)
 	}
 	if !w.ready {
 		if !w.first {
 			w.first = true
-			p.spins -= (p.spins + 3) / 4
-			p.tries++
-			p.show()          // for those who look from outside
+			s.spins -= (s.spins + 3) / 4
+			s.tries++
+			if s.Show != nil {
+				s.Show() // for those who look from outside
+			}
 			runtime.Gosched() // the peer may be a goroutine of ours
 		}
-		w.bell = q.bell.Load()
-		if err := q.check(ctx, p, false); err != nil {
+		w.bell = p.bell.Load()
+		if err := p.check(ctx, s, false); err != nil {
 			return err
 		}
 		v := f.Load()
-		if v&sleeping == 0 && !f.CompareAndSwap(v, v|sleeping) {
+		if v&Sleeping == 0 && !f.CompareAndSwap(v, v|Sleeping) {
 			return nil
 		}
-		if q.fenced {
+		if p.Fenced {
 			// Even if the bit was set already: who set it has perhaps not come to this yet.
 			wait.FenceAll()
 		}
-		crash.Point("ring:waiting")
-		w.value = v | sleeping
-		w.peers = q.hdr.peers.Load()
+		crash.Point("party:waiting")
+		w.value = v | Sleeping
+		w.peers = p.Header.Peers()
 		w.ready = true
 		return nil
 	}
 	w.ready = false
-	if err := p.gone(w.peers); err != nil {
+	if err := s.ended(w.peers); err != nil {
 		return err
 	}
-	e := p.e
-	storeRelease(&e.waits, e.waits.Load()+1)
-	err := q.sleep(ctx, p, f, w.value, w.bell)
-	crash.Point("ring:woken")
+	StoreRelease(s.Waits, s.Waits.Load()+1)
+	err := p.sleep(ctx, s, f, w.value, w.bell)
+	crash.Point("party:woken")
 	return err
 }
 
-// over takes note of a wait that came to an end.
-func (p *part) over(w *waiter) {
+// Over takes note of a wait that came to an end.
+func (s *Seat) Over(w *Waiter) {
 	if w.looks == 0 || w.first {
 		return
 	}
-	if d := w.looks - p.spins; d > 0 {
-		p.spins += (d + 1) / 2
+	if d := w.looks - s.spins; d > 0 {
+		s.spins += (d + 1) / 2
 	} else {
-		p.spins += d / 8
+		s.spins += d / 8
 	}
 }
