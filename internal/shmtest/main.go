@@ -58,8 +58,9 @@ const lasting = "shm-cleaner"
 
 // settle is how long whatever is going away may take to be gone. Other
 // packages' tests run beside us; what they leave for a moment is not there in
-// every look of this time.
-var settle = 2 * time.Second
+// every look of this time. In an emulator, and where many are killed before
+// anybody sweeps, a moment is some seconds.
+var settle = 15 * time.Second
 
 // shmDir is where the blocks are; elsewhere in the tests of the check itself.
 var shmDir = "/dev/shm"
