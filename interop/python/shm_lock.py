@@ -446,7 +446,7 @@ class _Member:
 
 _members = {}
 _members_lock = threading.Lock()
-_mutexes = weakref.WeakSet()
+_holders = weakref.WeakSet()  # of what a process must not end with as if nothing were
 
 
 def _member(directory):
@@ -478,9 +478,18 @@ os.register_at_fork(after_in_child=_forked)
 def _leave():
     # A process that ends holding a lock has died holding it, and the others shall
     # hear of that as of a death.
-    holding = {m._dir for m in _mutexes if m._open and m.locked_here()}
+    holding = {h._dir for h in _holders if h._holds()}
     for directory in [d for d in _members if d not in holding]:
         _members.pop(directory).leave()
+
+
+def _map(name, directory):
+    """All of a block, and what its file is."""
+    fd = os.open(os.path.join(directory, name.lstrip("/")), os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        return mmap.mmap(fd, 0), os.fstat(fd)
+    finally:
+        os.close(fd)
 
 
 class _Primitive:
@@ -491,11 +500,8 @@ class _Primitive:
         self._dir = os.path.realpath(directory)
         self._own = None
         if isinstance(memory, str):
-            fd = os.open(os.path.join(directory, memory.lstrip("/")), os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
-            try:
-                self._own = memory = mmap.mmap(fd, 0)
-            finally:
-                os.close(fd)
+            self._own, _ = _map(memory, directory)
+            memory = self._own
         buffer = memoryview(getattr(memory, "buf", memory)).cast("B")
         if offset < 0 or offset % 8 or offset + 64 > len(buffer):
             raise ValueError("no room for a lock at offset %d" % offset)
@@ -564,7 +570,7 @@ class Mutex(_Primitive):
 
     def __init__(self, memory, offset=0, directory="/dev/shm"):
         super().__init__(memory, offset, directory, 1, 0)
-        _mutexes.add(self)
+        _holders.add(self)
 
     def acquire(self, blocking=True, timeout=-1):
         """Take the lock; False if it was not to be had in time. See owner_died."""
@@ -659,6 +665,9 @@ class Mutex(_Primitive):
         member = _members.get(self._dir)
         w = _load64(self._word)
         return member is not None and w != _BROKEN and w & ~_FLAGS == member.id
+
+    def _holds(self):
+        return self._open and self.locked_here()
 
     def locked(self):
         """Whether anybody holds the lock, or died holding it."""
