@@ -406,3 +406,53 @@ func (p *PythonProcess) Exit() (stderr string) {
 	}
 	return stderr
 }
+
+// driver is the end of a Driven's program.
+const driver = `
+print("ready", flush=True)
+for line in sys.stdin:
+    try:
+        try:
+            answer = eval(line)
+        except SyntaxError:
+            answer = exec(line)
+    except Exception as e:
+        answer = type(e).__name__
+    print(answer, flush=True)
+`
+
+// Driven is a Python that can import the modules of interop/python that are for
+// users, and evaluates what it is sent, line by line.
+type Driven struct{ *Process }
+
+// StartDriven starts one with a program that precedes the first line.
+func StartDriven(t testing.TB, py Python, program string, args ...string) Driven {
+	t.Helper()
+	dir := TempDir(t)
+	if err := os.CopyFS(dir, peer.Modules); err != nil {
+		t.Fatal(err)
+	}
+	program = fmt.Sprintf("import os, sys\nsys.path.insert(0, %q)\nsys.dont_write_bytecode = True\n", dir) + program + driver
+	d := Driven{StartCommand(t, py.Cmd(t.Context(), append([]string{"-c", program}, args...)...))}
+	d.Expect("ready")
+	return d
+}
+
+// Do has it evaluate a line, and wants the answer: what print writes of the value, or
+// the exception's class.
+func (d Driven) Do(line, want string) {
+	d.t.Helper()
+	d.Send(line)
+	if got := d.Line(); got != want {
+		d.t.Fatalf("%s: %s, want %s\n%s", line, got, want, d.Stderr())
+	}
+}
+
+// End has it end as programs do.
+func (d Driven) End() {
+	d.t.Helper()
+	d.CloseInput()
+	if status, errs := d.WaitAll(); status != 0 || errs != "" {
+		d.t.Errorf("status %d: %s", status, errs)
+	}
+}

@@ -2,7 +2,7 @@
 // the tests of any package find it wherever they run.
 package python
 
-import _ "embed"
+import "embed"
 
 // Peer is peer.py: a program for python -c that does what it is told, line by
 // line, with plain multiprocessing.shared_memory.
@@ -19,3 +19,8 @@ var Arrays string
 //
 //go:embed shm_lock.py
 var Lock string
+
+// Modules has the modules for users to copy, shm_lock.py and its kin, as files.
+//
+//go:embed shm_*.py
+var Modules embed.FS
