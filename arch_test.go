@@ -33,13 +33,14 @@ var layers = [][]string{
 	{"."},
 	{"internal/tracker"},
 	{"internal/lease", "internal/npy"},
+	{"internal/step"},
 	{"internal/layout", "internal/guard", "internal/pickle"},
 	{"internal/platform/*"},
 	{"internal/crash"}, // lowest, so that a crash point can stand anywhere
 }
 
 // testOnly are the libraries of our tests, which stand beside the layers.
-var testOnly = []string{"internal/shmtest", "interop/python"}
+var testOnly = []string{"internal/shmtest", "internal/shmtest/explore", "interop/python"}
 
 // layer returns where dir stands, 0 being the top, or -1.
 func layer(dir string) int {

@@ -9,6 +9,7 @@ import (
 	"github.com/sharedmem/shm"
 	"github.com/sharedmem/shm/internal/crash"
 	"github.com/sharedmem/shm/internal/lease"
+	"github.com/sharedmem/shm/internal/step"
 )
 
 // A Barrier's word: in its high half how many have come, in its low half, for those
@@ -126,7 +127,7 @@ func (b *Barrier) wait(ctx context.Context) (int, error) {
 		if n+1 >= int(b.param) {
 			if b.st.word.CompareAndSwap(w, uint64(uint32(w)+barrierRound)) {
 				crash.Point("barrier:complete")
-				wake(b.low, 1<<30)
+				step.Wake(b.low, 1<<30)
 				return n, nil
 			}
 		} else if b.st.word.CompareAndSwap(w, w+1<<32) {
@@ -191,7 +192,7 @@ func (b *Barrier) judge() {
 			}
 			if b.st.word.CompareAndSwap(w, w|barrierBroken) {
 				crash.Point("barrier:broken")
-				wake(b.low, 1<<30)
+				step.Wake(b.low, 1<<30)
 				return
 			}
 		}
@@ -230,7 +231,7 @@ func (b *Barrier) Reset() error {
 		low = low&^(barrierRound-barrierReset) | (low+barrierReset)&(barrierRound-barrierReset)
 		if b.st.word.CompareAndSwap(w, uint64(low)) {
 			crash.Point("barrier:reset")
-			wake(b.low, 1<<30)
+			step.Wake(b.low, 1<<30)
 			break
 		}
 	}

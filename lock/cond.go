@@ -7,6 +7,7 @@ import (
 
 	"github.com/sharedmem/shm"
 	"github.com/sharedmem/shm/internal/crash"
+	"github.com/sharedmem/shm/internal/step"
 )
 
 // Cond is a condition variable: processes that hold a [Mutex] wait here until
@@ -57,7 +58,7 @@ func (c *Cond) WaitContext(ctx context.Context, m *Mutex) error {
 		err = c.park(ctx, c.low, seq, bell)
 	}
 	if err != nil && c.low.Load() != seq && !c.ended() {
-		wake(c.low, 1) // the signal may have been for another
+		step.Wake(c.low, 1) // the signal may have been for another
 	}
 	c.leave() // before Lock: m may be of another block
 	return errors.Join(c.fail("wait", err), m.Lock())
@@ -79,6 +80,6 @@ func (c *Cond) signalAll(n int) error {
 	}
 	c.low.Add(1)
 	crash.Point("cond:signalled")
-	wake(c.low, n)
+	step.Wake(c.low, n)
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/sharedmem/shm"
 	"github.com/sharedmem/shm/internal/crash"
+	"github.com/sharedmem/shm/internal/step"
 )
 
 // The low half of an Event's word: the lowest bit says that it is set, the others
@@ -67,7 +68,7 @@ func (e *Event) Set() error {
 	if e.auto {
 		n = 1
 	}
-	wake(e.low, n)
+	step.Wake(e.low, n)
 	return nil
 }
 
@@ -168,7 +169,7 @@ func (e *Event) waitAuto(ctx context.Context) error {
 		}
 		if err := e.sleep(ctx, s, e.low, w, bell); err != nil {
 			if e.low.Load()&eventSet != 0 {
-				wake(e.low, 1) // it may have been for another
+				step.Wake(e.low, 1) // it may have been for another
 			}
 			return err
 		}

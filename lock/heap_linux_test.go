@@ -11,6 +11,7 @@ import (
 
 	"github.com/sharedmem/shm"
 	"github.com/sharedmem/shm/internal/layout"
+	"github.com/sharedmem/shm/internal/step"
 )
 
 // The algorithms over words of the Go heap, where the race detector sees them: a
@@ -154,7 +155,7 @@ func TestHeapRWMutex(t *testing.T) {
 		m := &RWMutex{handle: h}
 		h.claim = flagPending
 		var err error
-		if m.slots, err = layout.At[[rwSlots]word64](words, rwHeader); err != nil {
+		if m.slots, err = layout.At[[rwSlots]step.Uint64](words, rwHeader); err != nil {
 			t.Fatal(err)
 		}
 		if m.lows, err = layout.At[[2 * rwSlots]atomic.Uint32](words, rwHeader); err != nil {

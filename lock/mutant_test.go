@@ -3,27 +3,18 @@
 package lock_test
 
 import (
-	"encoding/json"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/sharedmem/shm/internal/shmtest"
 )
 
-// mutants are defects, each of which one test at least must find. A text stands
-// in its file exactly once.
-var mutants = []struct {
-	name, file, old, new string
-	finds                string // the test
-}{
+// mutants are defects, each of which a test named TestKill… must find.
+var mutants = []shmtest.Mutant{
 	{"wakes before it stores", "mutex.go",
-		"if !h.st.word.CompareAndSwap(w, to) {\n\t\t\tcontinue\n\t\t}\n\t\tcrash.Point(\"unlock:free\")\n\t\tif w&flagWaiters != 0 {\n\t\t\twake(h.low, n)\n\t\t}",
-		"if w&flagWaiters != 0 {\n\t\t\twake(h.low, n)\n\t\t}\n\t\tif !h.st.word.CompareAndSwap(w, to) {\n\t\t\tcontinue\n\t\t}",
+		"if !h.st.word.CompareAndSwap(w, to) {\n\t\t\tcontinue\n\t\t}\n\t\tcrash.Point(\"unlock:free\")\n\t\tif w&flagWaiters != 0 {\n\t\t\tstep.Wake(h.low, n)\n\t\t}",
+		"if w&flagWaiters != 0 {\n\t\t\tstep.Wake(h.low, n)\n\t\t}\n\t\tif !h.st.word.CompareAndSwap(w, to) {\n\t\t\tcontinue\n\t\t}",
 		"Explore/mutex_3"},
-	{"wakes nobody", "mutex.go", "\t\t\twake(h.low, n)\n", "\t\t\t_ = n\n", "Explore/mutex_3"},
+	{"wakes nobody", "mutex.go", "\t\t\tstep.Wake(h.low, n)\n", "\t\t\t_ = n\n", "Explore/mutex_3"},
 	{"drops the waiters' flag", "mutex.go", "\t\tmine |= flagWaiters\n", "", "Explore/mutex_3"},
 	{"gives up a wake meant for others", "mutex.go",
 		"if err := h.sleep(ctx, s, h.low, uint32(w), bell); err != nil {\n\t\t\th.passOn()\n",
@@ -60,62 +51,5 @@ var mutants = []struct {
 		"on = append(on, wait.On{Word: next.life, Value: life})", "_ = life", "Recovery/Mutex"},
 }
 
-// TestMutants shows of the tests of this package that they can fail: each mutant
-// is compiled in place of the real file, and a test has to find it.
-func TestMutants(t *testing.T) {
-	if os.Getenv("SHM_QEMU") != "" {
-		shmtest.Skip(t, "native", "the compiler would run under the emulator, and what it makes without it")
-	}
-	tool, err := exec.LookPath("go")
-	if err != nil {
-		shmtest.Skip(t, "go", "nothing can be compiled here: "+err.Error())
-	}
-	for _, m := range mutants {
-		t.Run(m.name, func(t *testing.T) {
-			file, err := filepath.Abs(m.file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			src, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if n := strings.Count(string(src), m.old); n != 1 {
-				t.Fatalf("the text is there %d times; this test has to follow the code", n)
-			}
-			dir := t.TempDir()
-			changed := filepath.Join(dir, "changed.go")
-			overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{file: changed}})
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(changed, []byte(strings.Replace(string(src), m.old, m.new, 1)), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(filepath.Join(dir, "overlay"), overlay, 0o600); err != nil {
-				t.Fatal(err)
-			}
-			binary := filepath.Join(dir, "mutant.test")
-			build := exec.Command(tool, "test", "-c", "-tags", "shmcrash", "-vet=off", "-overlay", filepath.Join(dir, "overlay"), "-o", binary, ".")
-			if out, err := build.CombinedOutput(); err != nil {
-				t.Fatalf("it does not compile: %v\n%s", err, out)
-			}
-			run := exec.Command(binary, "-test.run", "^TestKill"+strings.ReplaceAll(m.finds, "/", "$/^")+"$", "-test.failfast", "-test.v")
-			run.Env = append(os.Environ(), "SHM_EXPLORE=60s", "SHM_KILLS=10")
-			out, err := run.CombinedOutput()
-			if err == nil {
-				t.Fatalf("nobody has noticed:\n%s", out)
-			}
-			what := "it was found otherwise"
-			for _, line := range strings.Split(string(out), "\n") {
-				if at := strings.Index(line, "_test.go:"); at >= 0 && !strings.Contains(line, "schedules") {
-					what = strings.TrimSpace(line[at+len("_test.go:"):])
-				}
-			}
-			t.Log(what)
-			if !strings.Contains(string(out), "--- FAIL: TestKill") {
-				t.Errorf("not found by a check: %v\n%s", err, out)
-			}
-		})
-	}
-}
+// TestMutants shows of the tests of this package that they can fail.
+func TestMutants(t *testing.T) { shmtest.Mutants(t, mutants) }

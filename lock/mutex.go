@@ -9,6 +9,7 @@ import (
 
 	"github.com/sharedmem/shm"
 	"github.com/sharedmem/shm/internal/crash"
+	"github.com/sharedmem/shm/internal/step"
 )
 
 // The word of a Mutex is the ID of its owner's lease, whose lowest four bits are
@@ -37,7 +38,7 @@ type Mutex struct {
 	noCopy noCopy
 	// What an uncontended Lock and Unlock touch, here: a pointer to follow is a
 	// tenth of what they take.
-	word *word64
+	word *step.Uint64
 	id   uint64
 	end  *atomic.Bool // closed
 	wish *atomic.Bool // parked
@@ -273,7 +274,7 @@ func (h *handle) awaitRelease(ctx context.Context) error {
 	if owner(h.st.word.Load()) != h.me {
 		return nil
 	}
-	until(func() bool { return len(h.released) > 0 || ctx.Err() != nil })
+	step.Until(func() bool { return len(h.released) > 0 || ctx.Err() != nil })
 	select {
 	case <-h.released:
 		return nil
@@ -291,7 +292,7 @@ func (h *handle) passOn() {
 		w := h.st.word.Load()
 		switch {
 		case owner(w) == 0:
-			wake(h.low, 1)
+			step.Wake(h.low, 1)
 			return
 		case w == wordBroken || w&flagWaiters != 0 || h.st.word.CompareAndSwap(w, w|flagWaiters):
 			return
@@ -334,7 +335,7 @@ func (h *handle) release() error {
 		}
 		crash.Point("unlock:free")
 		if w&flagWaiters != 0 {
-			wake(h.low, n)
+			step.Wake(h.low, n)
 		}
 		crash.Point("unlock:woken")
 		if h.parked.Load() {
@@ -354,7 +355,7 @@ func (h *handle) surrender() {
 			return
 		}
 		if h.st.word.CompareAndSwap(w, nobody|flagDied|w&flagWaiters) {
-			wake(h.low, 1<<30)
+			step.Wake(h.low, 1<<30)
 			if h.parked.Load() {
 				h.signal()
 			}
@@ -368,7 +369,7 @@ func (h *handle) surrender() {
 func (h *handle) desert() {
 	for w := h.st.word.Load(); h.owns(); w = h.st.word.Load() {
 		if h.st.word.CompareAndSwap(w, nobody|flagDied|w&flagWaiters) {
-			wake(h.low, 1<<30)
+			step.Wake(h.low, 1<<30)
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/sharedmem/shm"
 	"github.com/sharedmem/shm/internal/crash"
+	"github.com/sharedmem/shm/internal/step"
 )
 
 // Once does something once among all processes that have the block. Its word is
@@ -80,7 +81,7 @@ func (o *Once) DoContext(ctx context.Context, f func() error) error {
 	crash.Point("once:ready")
 	o.st.word.Store(wordBroken)
 	crash.Point("once:done")
-	wake(o.low, 1<<30)
+	step.Wake(o.low, 1<<30)
 	if o.parked.Load() {
 		o.signal()
 	}

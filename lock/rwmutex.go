@@ -11,6 +11,7 @@ import (
 	"github.com/sharedmem/shm"
 	"github.com/sharedmem/shm/internal/crash"
 	"github.com/sharedmem/shm/internal/layout"
+	"github.com/sharedmem/shm/internal/step"
 )
 
 // An RWState begins as a State, whose word is that of a Mutex among writers, and
@@ -45,13 +46,13 @@ const (
 type RWMutex struct {
 	noCopy noCopy
 	*handle
-	slots *[rwSlots]word64
+	slots *[rwSlots]step.Uint64
 	lows  *[2 * rwSlots]atomic.Uint32 // the same by halves
 }
 
 // readers is what a process has for all its goroutines that read.
 type readers struct {
-	mu    localMutex
+	mu    step.Mutex
 	count int // goroutines that hold the lock; the slot is held while it is not 0
 	slot  int // its number + 1; 0 before the first
 	busy  bool
@@ -85,7 +86,7 @@ func NewRWMutex(b *shm.Block, off int) (*RWMutex, error) {
 func rwMutexOn(h *handle, b *shm.Block) (_ *RWMutex, err error) {
 	m := &RWMutex{handle: h}
 	h.claim = flagPending
-	if m.slots, err = shm.At[[rwSlots]word64](b, h.off+rwHeader); err != nil {
+	if m.slots, err = shm.At[[rwSlots]step.Uint64](b, h.off+rwHeader); err != nil {
 		return nil, err
 	}
 	if m.lows, err = shm.At[[2 * rwSlots]atomic.Uint32](b, h.off+rwHeader); err != nil {
@@ -109,7 +110,7 @@ func (m *RWMutex) dropSlot() {
 		s := &m.slots[r.slot-1]
 		for w := s.Load(); owner(w) == m.me && !s.CompareAndSwap(w, 0); w = s.Load() {
 		}
-		wake(m.slotWord(r.slot-1), 1<<30)
+		step.Wake(m.slotWord(r.slot-1), 1<<30)
 		r.slot, r.count = 0, 0
 	}
 	m.desert()
@@ -280,7 +281,7 @@ func (m *RWMutex) grant() {
 		for w := m.slots[i].Load(); w&slotWant != 0; w = m.slots[i].Load() {
 			if m.slots[i].CompareAndSwap(w, w&^slotWant|slotHeld) {
 				crash.Point("rwlock:granted")
-				wake(m.slotWord(i), 1<<30)
+				step.Wake(m.slotWord(i), 1<<30)
 			}
 		}
 	}
@@ -295,7 +296,7 @@ func (m *RWMutex) wakeWanting() {
 	for i := range m.slots {
 		for w := m.slots[i].Load(); w&slotWant != 0; w = m.slots[i].Load() {
 			if m.slots[i].CompareAndSwap(w, w^slotLook) {
-				wake(m.slotWord(i), 1<<30)
+				step.Wake(m.slotWord(i), 1<<30)
 				break
 			}
 		}
@@ -409,7 +410,7 @@ func (m *RWMutex) reading() error {
 // follow waits for another goroutine to get the lock for f as well. Not done if
 // that one failed, for a reason of its own perhaps.
 func (m *RWMutex) follow(ctx context.Context, f *follower) (done bool, err error) {
-	until(func() bool {
+	step.Until(func() bool {
 		select {
 		case <-f.done:
 			return true
@@ -534,7 +535,7 @@ func (m *RWMutex) acquireRead(ctx context.Context, i int, try bool) error {
 					if m.st.word.CompareAndSwap(w, 0) {
 						crash.Point("rwlock:freed")
 						if w&flagWaiters != 0 {
-							wake(m.low, 1<<30)
+							step.Wake(m.low, 1<<30)
 						}
 					}
 					continue
@@ -585,7 +586,7 @@ func (m *RWMutex) refuse() {
 }
 
 // set changes flags of the process's own slot. Others change want only, to held.
-func (m *RWMutex) set(slot *word64, on, off uint64) (old uint64) {
+func (m *RWMutex) set(slot *step.Uint64, on, off uint64) (old uint64) {
 	for {
 		w := slot.Load()
 		if slot.CompareAndSwap(w, w&^off|on) {
@@ -599,7 +600,7 @@ func (m *RWMutex) retreat(i int, want uint64) {
 	m.set(&m.slots[i], want, slotHeld)
 	crash.Point("rwlock:retreated")
 	if m.st.word.Load() != 0 {
-		wake(m.slotWord(i), 1<<30)
+		step.Wake(m.slotWord(i), 1<<30)
 	}
 }
 

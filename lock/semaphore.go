@@ -8,6 +8,7 @@ import (
 
 	"github.com/sharedmem/shm"
 	"github.com/sharedmem/shm/internal/crash"
+	"github.com/sharedmem/shm/internal/step"
 )
 
 // The low half of a Semaphore's word: the lowest bit says that somebody may sleep,
@@ -116,7 +117,7 @@ func (s *Semaphore) wait(ctx context.Context) error {
 		if s.take(flag) {
 			// Two may have been given while only one was woken.
 			if w := s.low.Load(); flag != 0 && s.permits(w) > 0 {
-				wake(s.low, 1)
+				step.Wake(s.low, 1)
 			}
 			return nil
 		}
@@ -131,7 +132,7 @@ func (s *Semaphore) wait(ctx context.Context) error {
 		flag = semWaiters
 		if err := s.sleep(ctx, sl, s.low, w|semWaiters, bell); err != nil {
 			if s.permits(s.low.Load()) > 0 {
-				wake(s.low, 1) // it may have been for another
+				step.Wake(s.low, 1) // it may have been for another
 			}
 			return err
 		}
@@ -173,7 +174,7 @@ func (s *Semaphore) post() error {
 			continue
 		}
 		crash.Point("sem:posted")
-		if w&semWaiters != 0 && wake(s.low, 1) == 0 {
+		if w&semWaiters != 0 && step.Wake(s.low, 1) == 0 {
 			// Nobody sleeps. If the word is the same still, nobody can have begun to:
 			// with a permit there they do not.
 			s.low.CompareAndSwap(w+2, (w+2)&^semWaiters)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/sharedmem/shm"
 	"github.com/sharedmem/shm/internal/platform/wait"
+	"github.com/sharedmem/shm/internal/step"
 )
 
 // local is what the handles of this process on one State share.
@@ -54,7 +55,7 @@ func (h *handle) line(ctx context.Context) error {
 		return nil
 	default:
 	}
-	until(func() bool { return len(h.turn) == 0 || ctx.Err() != nil })
+	step.Until(func() bool { return len(h.turn) == 0 || ctx.Err() != nil })
 	select {
 	case h.turn <- struct{}{}:
 		return nil
@@ -127,7 +128,7 @@ func (h *handle) sleep(ctx context.Context, s *sleeper, word *atomic.Uint32, val
 	case ctx.Err() != nil:
 		return ctx.Err()
 	}
-	err := sleepOn(
+	err := step.Sleep(0,
 		wait.On{Word: word, Value: value},
 		wait.On{Word: h.member.Bell, Value: bell},
 		wait.On{Word: &s.stop, Private: true})

@@ -12,6 +12,7 @@ import (
 	"github.com/sharedmem/shm/internal/guard"
 	"github.com/sharedmem/shm/internal/layout"
 	"github.com/sharedmem/shm/internal/lease"
+	"github.com/sharedmem/shm/internal/step"
 )
 
 var (
@@ -50,8 +51,8 @@ type RWState struct {
 // state is how a State is read (docs/format.md).
 type state struct {
 	kind  atomic.Uint64 // "SL", version, kind, and 32 bits that belong to the kind
-	word  word64        // what is waited for, in its low half
-	aux   word64
+	word  step.Uint64   // what is waited for, in its low half
+	aux   step.Uint64
 	slots [8]atomic.Uint32
 	place atomic.Uint64 // where the leases are of those who use it
 }
@@ -342,7 +343,7 @@ func (r *room) alive(owner uint64) bool {
 	if owner == r.me {
 		return true
 	}
-	if ok, known := judge(r, owner); known {
+	if ok, known := step.Judge(owner); known {
 		return ok
 	}
 	ok, err := lease.Alive(r.dir, owner)

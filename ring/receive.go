@@ -11,6 +11,7 @@ import (
 
 	"github.com/sharedmem/shm/internal/crash"
 	"github.com/sharedmem/shm/internal/party"
+	"github.com/sharedmem/shm/internal/step"
 )
 
 // Receiver takes messages out of a ring. It is for one goroutine at a time (a second
@@ -134,7 +135,7 @@ func (r *Receiver) claim(pos, w, span uint64, most int) (ok bool, err error) {
 	if c.oneReceiver {
 		// Nothing has to be claimed. But if we die, the next one is to know that we may
 		// have worked on it.
-		party.StoreRelease(&r.e.seen, pos+span)
+		step.StoreRelease(&r.e.seen, pos+span)
 	} else {
 		own := w&^(stateMask|partMask) | uint64(r.idx)<<partShift | stateReading
 		if !c.words[at].CompareAndSwap(w, own) {
@@ -207,13 +208,13 @@ func (r *Receiver) finish(quiet bool) {
 		crash.Point("ring:freeing")
 	}
 	if quiet || r.q.party.Quiet {
-		party.StoreRelease(w, next)
+		step.StoreRelease(w, next)
 	} else {
 		w.Store(next)
 	}
 	crash.Point("ring:freed")
 	received := &r.e.received
-	party.StoreRelease(received, received.Load()+1)
+	step.StoreRelease(received, received.Load()+1)
 	if c.oneReceiver {
 		r.pos = r.at + r.span
 	}
@@ -238,7 +239,7 @@ func (r *Receiver) flush() {
 func (r *Receiver) hint() {
 	r.shown = r.pos
 	if r.oneReceiver {
-		party.StoreRelease(&r.hdr.head, r.pos)
+		step.StoreRelease(&r.hdr.head, r.pos)
 	} else {
 		advance(&r.hdr.head, r.pos)
 	}

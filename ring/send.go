@@ -7,6 +7,7 @@ import (
 	"github.com/sharedmem/shm"
 	"github.com/sharedmem/shm/internal/crash"
 	"github.com/sharedmem/shm/internal/party"
+	"github.com/sharedmem/shm/internal/step"
 )
 
 // Sender puts messages into a ring. It is for one goroutine at a time (a second one
@@ -155,19 +156,19 @@ func (s *Sender) write(p []byte) {
 func (s *Sender) publish(n, k int, quiet bool) {
 	c := s.core
 	at := c.slot(s.pos)
-	party.StoreRelease(&c.words[at+1], uint64(n))
+	step.StoreRelease(&c.words[at+1], uint64(n))
 	crash.Point("ring:written")
 	s.q.party.Shadow.Giving()
 	w := c.lap(s.pos) | uint64(k)<<spanShift | uint64(s.idx)<<partShift | stateFull
 	s.pos += uint64(k)
 	if quiet || s.q.party.Quiet {
-		party.StoreRelease(&c.words[at], w)
+		step.StoreRelease(&c.words[at], w)
 	} else {
 		c.words[at].Store(w)
 	}
 	crash.Point("ring:committed")
 	sent := &s.e.sent
-	party.StoreRelease(sent, sent.Load()+1)
+	step.StoreRelease(sent, sent.Load()+1)
 	if s.pos-s.shown >= s.every {
 		s.hint()
 	}
@@ -191,13 +192,13 @@ func (s *Sender) hint() {
 	c := s.core
 	s.shown = s.pos
 	if c.oneSender {
-		party.StoreRelease(&c.hdr.tail, s.pos)
+		step.StoreRelease(&c.hdr.tail, s.pos)
 	} else {
 		advance(&c.hdr.tail, s.pos)
 	}
 	crash.Point("ring:hinted")
 	if n := s.pos - c.hdr.head.Load(); n <= c.mask+1 && n > s.e.high.Load() {
-		party.StoreRelease(&s.e.high, n)
+		step.StoreRelease(&s.e.high, n)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"github.com/sharedmem/shm"
 	"github.com/sharedmem/shm/internal/layout"
 	"github.com/sharedmem/shm/internal/party"
+	"github.com/sharedmem/shm/internal/step"
 )
 
 // What lies in shared memory; docs/format.md has the bytes.
@@ -43,22 +44,22 @@ type header struct {
 	limit    uint64 // bytes of the longest message
 	parts    uint64 // entries in the table
 	place    uint64 // where the leases are
-	ready    atomic.Uint64
+	ready    step.Uint64
 	_        [56]byte
 
 	party.Header
-	epoch atomic.Uint64 // counts recoveries after which there are messages behind the head
+	epoch step.Uint64 // counts recoveries after which there are messages behind the head
 	_     [40]byte
 
 	// Hints, each on its own line, as are the words to sleep on.
-	tail atomic.Uint64
+	tail step.Uint64
 	_    [56]byte
-	head atomic.Uint64
+	head step.Uint64
 	_    [56]byte
 
-	filled atomic.Uint32 // receivers sleep here
+	filled step.Uint32 // receivers sleep here
 	_      [60]byte
-	freed  atomic.Uint32 // senders sleep here
+	freed  step.Uint32 // senders sleep here
 	_      [60]byte
 }
 
@@ -69,13 +70,13 @@ type entry struct {
 
 	// Only the owner writes these, with plain stores, on a line that nobody else reads
 	// but for statistics.
-	seen        atomic.Uint64 // of a single receiver: it may have read all before this position
-	sent        atomic.Uint64
-	received    atomic.Uint64
-	waits       atomic.Uint64
-	high        atomic.Uint64
-	lost        atomic.Uint64
-	redelivered atomic.Uint64
+	seen        step.Uint64 // of a single receiver: it may have read all before this position
+	sent        step.Uint64
+	received    step.Uint64
+	waits       step.Uint64
+	high        step.Uint64
+	lost        step.Uint64
+	redelivered step.Uint64
 	_           [8]byte
 }
 
@@ -119,9 +120,9 @@ func partOf(w uint64) int { return int(w & partMask >> partShift) }
 type core struct {
 	hdr     *header
 	entries []entry
-	words   []atomic.Uint64 // all slots; the word of slot i is words[i*step]
-	bytes   []byte          // the same
-	low     *atomic.Uint32  // the half of hdr.table that futexes look at
+	words   []step.Uint64  // all slots; the word of slot i is words[i*step]
+	bytes   []byte         // the same
+	low     *atomic.Uint32 // the half of hdr.table that futexes look at
 
 	mask  uint64 // slots - 1
 	shift uint   // position >> shift is the lap
@@ -215,7 +216,7 @@ func newCore(mem []byte) (*core, geometry, error) {
 	if c.entries, err = layout.Slice[entry](mem, headerSize, int(g.parts)); err != nil {
 		return nil, g, err
 	}
-	if c.words, err = layout.Slice[atomic.Uint64](mem, start, n/8); err != nil {
+	if c.words, err = layout.Slice[step.Uint64](mem, start, n/8); err != nil {
 		return nil, g, err
 	}
 	if c.low, err = layout.At[atomic.Uint32](mem, tableOffset+layout.LowHalf); err != nil {
@@ -273,7 +274,7 @@ func (c *core) free(pos, w uint64, span uint64) {
 }
 
 // advance moves a hint forward to pos, not back.
-func advance(hint *atomic.Uint64, pos uint64) {
+func advance(hint *step.Uint64, pos uint64) {
 	for {
 		h := hint.Load()
 		if int64(pos-h) <= 0 || hint.CompareAndSwap(h, pos) {

@@ -5,7 +5,7 @@ import (
 	"os"
 	"sync/atomic"
 
-	"github.com/sharedmem/shm/internal/platform/wait"
+	"github.com/sharedmem/shm/internal/step"
 )
 
 // notifier makes a pipe readable when there may be something to take.
@@ -86,7 +86,7 @@ func (n *notifier) run(s *Seat) {
 				continue
 			}
 			if p.Fenced {
-				wait.FenceAll()
+				step.FenceAll()
 			}
 			if !nothing() || p.End(p.Header.Peers(), s.Role) != nil {
 				break

@@ -22,6 +22,7 @@ import (
 	"github.com/sharedmem/shm"
 	"github.com/sharedmem/shm/internal/lease"
 	"github.com/sharedmem/shm/internal/platform/wait"
+	"github.com/sharedmem/shm/internal/step"
 )
 
 // What the structures' own errors are.
@@ -56,14 +57,14 @@ const (
 
 // Header is the party's part of a structure's header. It lies at a multiple of 64.
 type Header struct {
-	table atomic.Uint64 // the lease's ID of who changes the table, and tableWaiters
-	peers atomic.Uint64 // how many there are: a sum of the table
+	table step.Uint64 // the lease's ID of who changes the table, and tableWaiters
+	peers step.Uint64 // how many there are: a sum of the table
 }
 
 // Entry is the party's part of a participant's, a line that seldom changes.
 type Entry struct {
-	owner atomic.Uint64 // its lease's ID
-	state atomic.Uint64 // 0 free, or a role, with leaving
+	owner step.Uint64 // its lease's ID
+	state step.Uint64 // 0 free, or a role, with leaving
 	_     [48]byte
 }
 
@@ -115,7 +116,7 @@ type Structure struct {
 	Entries []*Entry
 
 	// Words to sleep on: who gives sleeps on Freed, who takes on Filled.
-	Filled, Freed *atomic.Uint32
+	Filled, Freed *step.Uint32
 
 	OneGiver, OneTaker bool // there may be one
 	Fenced             bool // who is about to sleep has all participants pass a barrier

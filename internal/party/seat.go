@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/sharedmem/shm/internal/platform/wait"
+	"github.com/sharedmem/shm/internal/step"
 )
 
 // Seat is one participant, for one goroutine at a time; only Close may be called beside
@@ -17,12 +18,12 @@ type Seat struct {
 	party *Party
 	entry *Entry
 
-	Waits *atomic.Uint64 // counts how often it slept
-	Leave func()         // what Close does before the place is given back; nil for nothing
-	Show  func()         // what is to be done before sleeping; nil for nothing
+	Waits *step.Uint64 // counts how often it slept
+	Leave func()       // what Close does before the place is given back; nil for nothing
+	Show  func()       // what is to be done before sleeping; nil for nothing
 
-	busy  atomic.Uint64 // a call is inside
-	end   atomic.Bool   // Close has begun
+	busy  step.Uint64 // a call is inside
+	end   atomic.Bool // Close has begun
 	plain bool
 
 	done     chan struct{} // closed when Close begins
@@ -48,7 +49,7 @@ func (s *Seat) Enter() error {
 		return ErrBusy
 	}
 	if s.plain {
-		StoreRelease(&s.busy, 1)
+		step.StoreRelease(&s.busy, 1)
 	} else {
 		s.busy.Store(1)
 	}
@@ -63,7 +64,7 @@ func (s *Seat) Enter() error {
 // busy is 0, or we see end and tell it.
 func (s *Seat) Exit() {
 	if s.plain {
-		StoreRelease(&s.busy, 0)
+		step.StoreRelease(&s.busy, 0)
 	} else {
 		s.busy.Store(0)
 	}

@@ -5,11 +5,11 @@ import (
 	"os"
 	"runtime"
 	"sync"
-	"sync/atomic"
 
 	"github.com/sharedmem/shm"
 	"github.com/sharedmem/shm/internal/crash"
 	"github.com/sharedmem/shm/internal/platform/wait"
+	"github.com/sharedmem/shm/internal/step"
 )
 
 // Sleeping, a word to sleep on has in its lowest bit if somebody sleeps, or is about to;
@@ -34,7 +34,7 @@ import (
 const Sleeping = 1
 
 // Wake wakes those who sleep on f, if any do.
-func (p *Party) Wake(f *atomic.Uint32) {
+func (p *Party) Wake(f *step.Uint32) {
 	for {
 		v := f.Load()
 		if v&Sleeping == 0 {
@@ -42,7 +42,7 @@ func (p *Party) Wake(f *atomic.Uint32) {
 		}
 		if f.CompareAndSwap(v, (v+2)&^Sleeping) {
 			crash.Point("party:waking")
-			wait.Wake(f, 1<<30)
+			step.Wake(step.Raw32(f), 1<<30)
 			return
 		}
 	}
@@ -58,7 +58,7 @@ type park struct {
 
 // sleep sleeps until f is no longer value, the bell rings, the participant is closed
 // or ctx is done. It may end for no reason.
-func (p *Party) sleep(ctx context.Context, s *Seat, f *atomic.Uint32, value, bell uint32) error {
+func (p *Party) sleep(ctx context.Context, s *Seat, f *step.Uint32, value, bell uint32) error {
 	k := &p.parks[0]
 	if f == p.Freed {
 		k = &p.parks[1]
@@ -97,8 +97,8 @@ func (p *Party) sleep(ctx context.Context, s *Seat, f *atomic.Uint32, value, bel
 	if err := s.stopped(ctx); err != nil {
 		return err
 	}
-	err := wait.Any(p.slice,
-		wait.On{Word: f, Value: value},
+	err := step.Sleep(p.slice,
+		wait.On{Word: step.Raw32(f), Value: value},
 		wait.On{Word: p.bell, Value: bell},
 		wait.On{Word: &p.stop, Value: stop, Private: true})
 	runtime.KeepAlive(p)
@@ -144,7 +144,7 @@ type Waiter struct {
 // Pause is called between two looks, and spins or sleeps on f.
 //
 // Errors: the end, if there is one; the context's; os.ErrClosed; shm.ErrTruncated.
-func (s *Seat) Pause(ctx context.Context, w *Waiter, f *atomic.Uint32) error {
+func (s *Seat) Pause(ctx context.Context, w *Waiter, f *step.Uint32) error {
 	p := s.party
 	if w.looks == 0 {
 		switch {
@@ -199,7 +199,7 @@ func (s *Seat) Pause(ctx context.Context, w *Waiter, f *atomic.Uint32) error {
 		}
 		if p.Fenced {
 			// Even if the bit was set already: who set it has perhaps not come to this yet.
-			wait.FenceAll()
+			step.FenceAll()
 		}
 		crash.Point("party:waiting")
 		w.value = v | Sleeping
@@ -211,7 +211,7 @@ func (s *Seat) Pause(ctx context.Context, w *Waiter, f *atomic.Uint32) error {
 	if err := s.ended(w.peers); err != nil {
 		return err
 	}
-	StoreRelease(s.Waits, s.Waits.Load()+1)
+	step.StoreRelease(s.Waits, s.Waits.Load()+1)
 	err := p.sleep(ctx, s, f, w.value, w.bell)
 	crash.Point("party:woken")
 	return err

@@ -9,6 +9,7 @@ import (
 	"github.com/sharedmem/shm"
 	"github.com/sharedmem/shm/internal/crash"
 	"github.com/sharedmem/shm/internal/platform/wait"
+	"github.com/sharedmem/shm/internal/step"
 )
 
 // The table of participants changes, and what the dead left is recovered, under a
@@ -98,7 +99,7 @@ func (p *Party) lock(ctx context.Context, s *Seat, try bool) (ok bool, err error
 			undo = context.AfterFunc(ctx, p.wakeAll)
 			defer undo()
 		}
-		if err := wait.Any(0,
+		if err := step.Sleep(0,
 			wait.On{Word: p.Low, Value: uint32(w | tableWaiters)},
 			wait.On{Word: p.bell, Value: bell},
 			wait.On{Word: &p.stop, Value: stop, Private: true}); err != nil {
@@ -118,7 +119,7 @@ func (p *Party) unlock() {
 	crash.Point("party:unlocking")
 	// All waiters, and no flag left: who has to go on sleeping sets it again.
 	if p.Header.table.Swap(0)&tableWaiters != 0 {
-		wait.Wake(p.Low, 1<<30)
+		step.Wake(p.Low, 1<<30)
 	}
 	<-p.table
 }
