@@ -168,3 +168,14 @@ func StoreRelease(w *atomic.Uint64, v uint64) {
 	}
 	w.Store(v)
 }
+
+// ValueBytes returns the memory of v, which is addressable and of a type free of
+// pointers.
+func ValueBytes(v reflect.Value) []byte {
+	return unsafe.Slice((*byte)(v.Addr().UnsafePointer()), v.Type().Size())
+}
+
+// SliceBytes returns the memory of a slice's elements, of a type free of pointers.
+func SliceBytes(v reflect.Value) []byte {
+	return unsafe.Slice((*byte)(v.UnsafePointer()), uintptr(v.Len())*v.Type().Elem().Size())
+}

@@ -1,0 +1,13 @@
+package worker_test
+
+import (
+	"testing"
+
+	"github.com/sharedmem/shm/internal/shmtest"
+	"github.com/sharedmem/shm/worker"
+)
+
+func TestMain(m *testing.M) {
+	worker.Main()
+	shmtest.Main(m)
+}

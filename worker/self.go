@@ -1,0 +1,379 @@
+package worker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/sharedmem/shm/internal/platform/peer"
+	"github.com/sharedmem/shm/internal/platform/proc"
+	"github.com/sharedmem/shm/internal/platform/wait"
+)
+
+// self is the program of Go functions: this one again.
+var self program = selfProgram{}
+
+type selfProgram struct{}
+
+// goLink is a child of this program. What it does in shared memory is described in shared.go.
+type goLink struct {
+	host host
+	cmd  *exec.Cmd
+	conn *net.UnixConn
+	area *area
+
+	tail atomic.Uint64        // the last slot that was used
+	head atomic.Uint64        // the last one that is done with
+	jobs [depth]atomic.Uint64 // whose they are
+
+	polling sync.Mutex
+	mu      sync.Mutex
+	files   map[uint64][]*os.File // that have come for results
+
+	ready  chan struct{} // closed when the child has said so
+	broken atomic.Bool   // it has closed the socket
+	killed atomic.Bool
+	heard  chan struct{} // closed when it says no more
+	exited chan struct{}
+}
+
+func (selfProgram) start(ctx context.Context, o *Options, h host) (link, error) {
+	if !mainCalled.Load() {
+		return nil, ErrNoMain
+	}
+	if err := wait.Supported(); err != nil {
+		return nil, err
+	}
+	exe, err := proc.Executable()
+	if err != nil {
+		return nil, err
+	}
+	l := &goLink{host: h, files: map[uint64][]*os.File{}, ready: make(chan struct{}), heard: make(chan struct{}), exited: make(chan struct{})}
+	if l.area, err = newArea(); err != nil {
+		return nil, err
+	}
+	var there *os.File
+	if l.conn, there, err = peer.Messages(); err != nil {
+		return nil, errors.Join(err, l.area.block.Close())
+	}
+	files := []*os.File{there}
+	for _, b := range []interface{ File() (*os.File, error) }{l.area.block, h.bell().block} {
+		f, ferr := b.File()
+		if ferr != nil {
+			err = ferr
+			break
+		}
+		files = append(files, f)
+	}
+	if err == nil {
+		l.cmd = &exec.Cmd{Path: exe, Args: []string{sentinel}, ExtraFiles: files}
+		err = o.start(l.cmd)
+	}
+	for _, f := range files {
+		_ = f.Close()
+	}
+	if err != nil {
+		return nil, errors.Join(err, l.conn.Close(), l.area.block.Close())
+	}
+	// Our end of everything is open here only: the child and those whom it starts have
+	// nothing by which they could keep each other alive.
+	greeting, _ := json.Marshal(hello{Version: version, Waiting: o.Waiting}) // numbers only
+	if err = o.limit(l.pid()); err == nil {
+		err = peer.Send(l.conn, append([]byte{frameHello}, greeting...), nil)
+	}
+	go l.listen()
+	go l.watch(o)
+	if err == nil {
+		select {
+		case <-l.ready:
+			return l, nil
+		case <-l.exited:
+			err = l.early()
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+	}
+	l.kill()
+	<-l.exited
+	_ = l.area.block.Close()
+	return nil, err
+}
+
+// early says why a child may have ended before it was ready.
+func (l *goLink) early() error {
+	d := deathOf(l.cmd.ProcessState)
+	d.Crash = l.crash()
+	d.Hint = "before it was ready; what runs before worker.Main, inits among it, runs in every worker"
+	return d
+}
+
+// start starts a child's process, with standard streams, processors and niceness.
+func (o *Options) start(cmd *exec.Cmd) error {
+	cmd.Env, cmd.Dir = o.Env, o.Dir
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = o.Stdin, o.Stdout, o.Stderr
+	// Processes that the child leaves behind may hold its streams for ever.
+	cmd.WaitDelay = o.Grace
+	if err := proc.Start(cmd, o.CPUs, o.Nice); err != nil {
+		if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.ENOMEM) {
+			return fmt.Errorf("no more processes or descriptors; start fewer workers or raise the limit (ulimit -u, ulimit -n): %w", err)
+		}
+		return err
+	}
+	return nil
+}
+
+// limit sets the resource limits of a child that waits for its first message.
+func (o *Options) limit(pid int) error {
+	for _, l := range o.Limits {
+		if err := proc.SetLimit(pid, proc.Resource(l.Resource), l.Max); err != nil {
+			return fmt.Errorf("limit %d to %d: %w", l.Resource, l.Max, err)
+		}
+	}
+	return nil
+}
+
+func deathOf(s *os.ProcessState) *Death {
+	d := &Death{Code: s.ExitCode()}
+	if w, ok := s.Sys().(syscall.WaitStatus); ok && w.Signaled() {
+		d.Signal = w.Signal()
+	}
+	return d
+}
+
+func (l *goLink) pid() int { return l.cmd.Process.Pid }
+
+// listen hears what the child says beside results.
+func (l *goLink) listen() {
+	defer close(l.heard)
+	buf := make([]byte, peer.Message)
+	for ready := false; ; {
+		n, files, err := peer.Receive(l.conn, buf)
+		if err != nil {
+			// It has ended or is about to; or it has closed what is not its own, and then
+			// nobody can tell it anything any more.
+			l.broken.Store(true)
+			l.kill0()
+			return
+		}
+		switch kind, seq := parseFrame(buf[:n]); {
+		case kind == frameReady && !ready:
+			ready = true
+			close(l.ready)
+		case kind == frameFiles:
+			l.mu.Lock()
+			l.files[seq] = append(l.files[seq], files...)
+			l.mu.Unlock()
+			// Not poll: one that has just missed these files may be about to leave.
+			l.polling.Lock()
+			for l.take(false) {
+			}
+			l.polling.Unlock()
+		default:
+			for _, f := range files {
+				_ = f.Close()
+			}
+		}
+	}
+}
+
+// watch waits for the child's end and tells the host.
+func (l *goLink) watch(o *Options) {
+	proc.AwaitExit(l.cmd.Process)
+	_ = l.cmd.Wait() // how it ended is in ProcessState
+	// Its last words are heard to the end, unless a process that it left has the socket, too.
+	select {
+	case <-l.heard:
+	case <-time.After(time.Second):
+	}
+	_ = l.conn.Close()
+	<-l.heard
+	close(l.exited)
+	select {
+	case <-l.ready:
+	default:
+		return // start tells
+	}
+	l.polling.Lock()
+	for l.take(true) {
+	}
+	l.polling.Unlock()
+	d := deathOf(l.cmd.ProcessState)
+	d.Crash = l.crash()
+	switch {
+	case l.killed.Load():
+	case l.broken.Load() && d.Signal == syscall.SIGKILL:
+		d.Hint = "since it had closed its socket to this process, descriptor 3 or a copy of it; functions must close only what they opened"
+	case d.Signal == syscall.SIGKILL:
+		d.Hint = "which somebody sent: the kernel, if memory ran out or a limit was reached (see dmesg), or a person"
+	case d.Crash == "" && d.Signal == 0:
+		d.Hint = "which the function called os.Exit for, or a library exit; a function returns an error instead"
+	}
+	l.mu.Lock()
+	for _, files := range l.files {
+		for _, f := range files {
+			_ = f.Close()
+		}
+	}
+	l.files = nil
+	l.mu.Unlock()
+	// The words are looked at by the host once more; then the block can go.
+	begun := map[uint64]bool{}
+	for seq := l.head.Load() + 1; seq <= l.tail.Load(); seq++ {
+		if w := l.area.slot(seq).words[wordState].Load(); w&stateMask == slotBegun || w&stateMask == slotDone {
+			begun[l.jobs[seq%depth].Load()] = true
+		}
+	}
+	l.host.died(l, d, func(id uint64) bool { return begun[id] })
+	_ = l.area.block.Close()
+}
+
+// crash reads what the run-time wrote there at the child's end.
+func (l *goLink) crash() string {
+	text, _, _ := strings.Cut(string(l.area.crash), "\x00")
+	return strings.ToValidUTF8(text, "\uFFFD")
+}
+
+func (l *goLink) room() int { return depth - int(l.tail.Load()-l.head.Load()) }
+
+func (l *goLink) send(j *job) error {
+	seq := l.tail.Load() + 1
+	s := l.area.slot(seq)
+	_ = l.conn.SetWriteDeadline(time.Now().Add(time.Second))
+	if err := sendFiles(l.conn, seq, j.in.files); err != nil && !l.gone(err) {
+		l.kill0() // some may have come, which the next job would find
+		return err
+	}
+	if !s.put(j.name, &j.in, 0, nil) {
+		return fmt.Errorf("an argument of %d bytes %w", len(j.in.data), ErrEncode)
+	}
+	l.jobs[seq%depth].Store(j.id)
+	s.words[wordState].Store(seq<<stateBits | slotQueued)
+	l.tail.Store(seq)
+	wakeUp(l.area.wake)
+	return nil
+}
+
+// gone reports whether the child has ended; died tells, or will.
+func (l *goLink) gone(err error) bool {
+	return l.broken.Load() || errors.Is(err, net.ErrClosed) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
+}
+
+// find returns the slot of a job that is on its way.
+func (l *goLink) find(id uint64) (seq uint64, ok bool) {
+	for seq := l.tail.Load(); seq > l.head.Load(); seq-- {
+		if l.jobs[seq%depth].Load() == id {
+			return seq, true
+		}
+	}
+	return 0, false
+}
+
+func (l *goLink) withdraw(id uint64) bool {
+	seq, ok := l.find(id)
+	return ok && l.area.slot(seq).words[wordState].CompareAndSwap(seq<<stateBits|slotQueued, seq<<stateBits|slotWithdrawn)
+}
+
+func (l *goLink) cancel(id uint64) {
+	if seq, ok := l.find(id); ok {
+		l.tell(frameCancel, seq)
+	}
+}
+
+func (l *goLink) stop() { l.tell(frameStop, 0) }
+
+func (l *goLink) kill() {
+	l.killed.Store(true)
+	l.kill0()
+}
+
+func (l *goLink) kill0() { _ = l.cmd.Process.Kill() }
+
+// tell sends a short message. A child that does not hear it has ended, or is stopped and
+// its socket full; that one will be killed when its time is over.
+func (l *goLink) tell(kind byte, seq uint64) {
+	_ = l.conn.SetWriteDeadline(time.Now().Add(time.Second))
+	_ = peer.Send(l.conn, frame(kind, seq), nil)
+}
+
+func (l *goLink) poll() (some bool) {
+	if !l.polling.TryLock() {
+		return false
+	}
+	for l.take(false) {
+		some = true
+	}
+	l.polling.Unlock()
+	return some
+}
+
+// take takes the next result, if it is there; last says that no more will come. Call with
+// polling locked.
+func (l *goLink) take(last bool) bool {
+	seq := l.head.Load() + 1
+	if seq > l.tail.Load() {
+		return false
+	}
+	s := l.area.slot(seq)
+	id := l.jobs[seq%depth].Load()
+	switch w := s.words[wordState].Load(); {
+	case w == seq<<stateBits|slotWithdrawn:
+		l.head.Store(seq)
+		return true
+	case w != seq<<stateBits|slotDone:
+		return false
+	}
+	r, ok := l.result(seq, s, last)
+	if ok {
+		l.head.Store(seq)
+		l.host.done(l, id, r)
+	}
+	return ok
+}
+
+// result reads what is in a slot. Not ok if descriptors are missing, which are on their
+// way, or died with the child.
+func (l *goLink) result(seq uint64, s *slot, last bool) (r *reply, ok bool) {
+	m, err := s.get(false)
+	if err != nil {
+		return &reply{err: err}, true
+	}
+	r = &reply{}
+	if m.files > 0 {
+		l.mu.Lock()
+		files := l.files[seq]
+		if len(files) < m.files {
+			l.mu.Unlock()
+			return nil, false
+		}
+		r.files = files
+		delete(l.files, seq)
+		l.mu.Unlock()
+	}
+	if len(m.extra) > 0 {
+		if r.taken, ok = takeOffers(m.extra); !ok {
+			if last {
+				r.drop()
+				return nil, false // what it was has gone with the child
+			}
+			r.drop()
+			return &reply{err: fmt.Errorf("%w: a block that it returns cannot be taken over", ErrProtocol)}, true
+		}
+		l.tell(frameTaken, seq)
+	}
+	if m.flags&flagFailed != 0 {
+		r.err = parseFailure(m.data)
+		return r, true
+	}
+	r.fill(m)
+	r.data = append([]byte(nil), m.data...) // the slot is used again
+	return r, true
+}
