@@ -187,11 +187,7 @@ func (r *Receiver) view() []byte {
 
 // read copies the message that was taken.
 func (r *Receiver) read(buf []byte) {
-	c := r.core
-	for pos := r.at; len(buf) > 0; pos++ {
-		n := copy(buf, c.payload(c.slot(pos)))
-		buf = buf[n:]
-	}
+	r.core.copyOut(r.at, buf)
 }
 
 // finish gives the slots of the message that was taken back to the senders. quiet is as

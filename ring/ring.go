@@ -369,14 +369,17 @@ type Stats struct {
 //
 // Errors: os.ErrClosed.
 func (q *Queue) Stats() (Stats, error) {
-	var s Stats
 	release, err := q.party.Acquire()
 	if err != nil {
-		return s, q.party.Fail("stats", err)
+		return Stats{}, q.party.Fail("stats", err)
 	}
 	defer release()
-	for i := range q.entries {
-		e := &q.entries[i]
+	return q.stats(), nil
+}
+
+func (c *core) stats() (s Stats) {
+	for i := range c.entries {
+		e := &c.entries[i]
 		s.Sent += e.sent.Load()
 		s.Received += e.received.Load()
 		s.Lost += e.lost.Load()
@@ -384,12 +387,12 @@ func (q *Queue) Stats() (Stats, error) {
 		s.Waits += e.waits.Load()
 		s.HighWater = max(s.HighWater, e.high.Load())
 	}
-	if n := int64(q.hdr.tail.Load() - q.hdr.head.Load()); n > 0 {
-		s.Pending = int(min(uint64(n), q.mask+1))
+	if n := int64(c.hdr.tail.Load() - c.hdr.head.Load()); n > 0 {
+		s.Pending = int(min(uint64(n), c.mask+1))
 	}
-	peers := q.hdr.Peers()
+	peers := c.hdr.Peers()
 	s.Senders, s.Receivers = peers.Count(sender), peers.Count(receiver)
-	return s, nil
+	return s
 }
 
 // part is what a Sender and a Receiver have in common.

@@ -245,6 +245,14 @@ func (c *core) payload(at int) []byte {
 	return c.bytes[from : from+c.room : from+c.room]
 }
 
+// copyOut copies a message that begins at pos.
+func (c *core) copyOut(pos uint64, buf []byte) {
+	for ; len(buf) > 0; pos++ {
+		n := copy(buf, c.payload(c.slot(pos)))
+		buf = buf[n:]
+	}
+}
+
 // span checks the span of a word that somebody else wrote.
 func (c *core) span(w uint64) (uint64, error) {
 	k := spanOf(w)

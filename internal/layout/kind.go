@@ -10,7 +10,7 @@ const KindPrefix = 512
 
 // Kind guesses what a block of size bytes holds that begins with head: "list"
 // (Python's ShareableList), "npy" (a NumPy array that describes itself),
-// "arrow", "empty" (nothing but zeros in sight), "text" or "" if it cannot be
+// "arrow", "ring" and "topic" (queues of package ring and topic), "empty" (nothing but zeros in sight), "text" or "" if it cannot be
 // told. read gets the bytes at an offset, or nil.
 func Kind(head []byte, size int64, read func(off int64, n int) []byte) string {
 	switch {
@@ -18,6 +18,10 @@ func Kind(head []byte, size int64, read func(off int64, n int) []byte) string {
 		return "npy"
 	case bytes.HasPrefix(head, []byte("ARROW1")), bytes.HasPrefix(head, []byte("\xff\xff\xff\xff")) && len(head) >= 8 && head[7] == 0 && head[6] == 0:
 		return "arrow"
+	case bytes.HasPrefix(head, []byte("SHM\x00RING")):
+		return "ring"
+	case bytes.HasPrefix(head, []byte("SHM\x00TOPC")):
+		return "topic"
 	case isList(size, read):
 		return "list"
 	case len(bytes.TrimLeft(head, "\x00")) == 0:
