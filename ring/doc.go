@@ -25,6 +25,7 @@
 //	SendBatch, ReceiveBatch  several at once
 //	Of                     values of a type in place of bytes
 //	Notify                 a file for poll loops
+//	Describe, Peek         look from outside; shm ring ls, stat and tail show it
 //
 // A message has up to MaxMessage bytes; if that is more than SlotSize, a long
 // one takes several slots. docs/format.md has the bytes.

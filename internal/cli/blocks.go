@@ -35,6 +35,7 @@ type blockDoc struct {
 	List    *listDoc      `json:"list,omitempty"`   // the same
 	Array   *npyDoc       `json:"array,omitempty"`  // the same
 	Locks   []lock.Info   `json:"locks,omitempty"`  // the same
+	Ring    *ringDoc      `json:"ring,omitempty"`   // the same
 
 	ArrayError string `json:"array_error,omitempty"` // why there is no array, or no summary
 }

@@ -243,19 +243,28 @@ func listOf(b shm.Info) (*listDoc, error) {
 // openList opens a list, or says what there is instead.
 func (a *app) openList(dir shm.Dir, name string, readOnly bool) (*list.List, error) {
 	l, err := list.Open(name, &shm.OpenOptions{ReadOnly: readOnly, Dir: string(dir)})
+	return l, a.otherKind(dir, name, "list", err)
+}
+
+// kinds is what blocks of a kind seem to hold.
+var kinds = map[string]string{
+	"list": "a list", "npy": "a NumPy array", "arrow": "Arrow's data", "ring": "a ring", "topic": "a topic",
+	"empty": "nothing but zeros", "text": "text",
+}
+
+// otherKind adds to an error about a block that is not of kind what it is instead.
+func (a *app) otherKind(dir shm.Dir, name, kind string, err error) error {
 	if !errors.Is(err, shm.ErrFormat) {
-		return l, err
+		return err
 	}
 	info, serr := dir.Stat(name)
 	if serr != nil {
-		return nil, err
+		return err
 	}
-	if info.Kind != "" && info.Kind != "list" {
-		err = fmt.Errorf("%w; it seems to hold %s", err, map[string]string{
-			"npy": "a NumPy array", "arrow": "Arrow's data", "empty": "nothing but zeros", "text": "text",
-		}[info.Kind])
+	if info.Kind != "" && info.Kind != kind {
+		err = fmt.Errorf("%w; it seems to hold %s", err, kinds[info.Kind])
 	}
-	return nil, hint(err, "shm info%s %s", a.placeFlags(), shellQuote(name))
+	return hint(err, "shm info%s %s", a.placeFlags(), shellQuote(name))
 }
 
 // itemDoc is how --json shows an item.

@@ -309,14 +309,19 @@ func lockText(i lock.Info, seen []proc.Holder) string {
 func ownersText(i lock.Info, seen []proc.Holder) string {
 	var parts []string
 	for _, h := range i.Holders {
-		text := "a process of lease " + h.Lease
-		if h.PID != 0 {
-			text = strconv.Itoa(h.PID)
-			if k := slices.IndexFunc(seen, func(s proc.Holder) bool { return s.PID == h.PID }); k >= 0 && h.Alive {
-				text += " " + printable(seen[k].Name)
-			}
-		}
-		parts = append(parts, text)
+		parts = append(parts, ownerText(h, seen))
 	}
 	return strings.Join(parts, ", ")
+}
+
+// ownerText names one, "123 camd", as far as it can be named.
+func ownerText(h shm.Owner, seen []proc.Holder) string {
+	if h.PID == 0 {
+		return "a process of lease " + h.Lease
+	}
+	text := strconv.Itoa(h.PID)
+	if k := slices.IndexFunc(seen, func(s proc.Holder) bool { return s.PID == h.PID }); k >= 0 && h.Alive {
+		text += " " + printable(seen[k].Name)
+	}
+	return text
 }

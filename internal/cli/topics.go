@@ -29,6 +29,7 @@ A block ("B" below):
   list                      L without items, if it is one; info only
   array                     A, if it holds a .npy file; info only
   array_error               why there is no array, or no summary of it; info only
+  ring                      R, if it is one; info only
   locks                     [K], those of package lock; info only
   device, inode
   holders                   [H]; info and ls -l only
@@ -70,6 +71,19 @@ A lock ("K"):
   waiting                   somebody waits, or did a moment ago
   elsewhere                 its users have their leases in another place
 
+A ring ("R"):
+  slot_size, slots          bytes of a message in a slot; how many
+  max_message, most_participants
+  one_sender, one_receiver, discard
+  sent, received, lost, redelivered, waits, high_water
+  pending                   slots in use; senders, receivers: how many
+  participants              [{role: "sender" or "receiver", owner: {pid, alive, lease}}]
+  elsewhere                 as of a lock
+A message ("M"), one on each line:
+  text or base64            base64 if it is not UTF-8
+  redelivered, taken        a dead receiver had it; a receiver has it
+  position                  tail only: where it lies
+
 create, put    B
 put --npz      {blocks: [B]}
 array          {name, dtype, item_size, shape, values: nested lists}; complex numbers
@@ -100,6 +114,9 @@ serve          a line when it is ready, {address, authkey_file or authkey_env, d
 manager        ls: {address, blocks: [{name, size}]}, no size: not on this machine;
                create: B; track: {tracked: [name], failed: [text]}; release:
                {released: [name], failed: [text]}; shutdown: {address, ended, missing}
+ring           create: B; ls: {dir, rings: [R and name, dir]}; stat: {rings: [R and
+               name, dir]}, with --follow R on each line; tail, sub: lines of M;
+               pub: {sent: count}
 doctor         {ok, findings: [{check, level: "ok", "note" or "todo", text, remedy}]}
 version        {version, go, system, revision, time, modified}
 
