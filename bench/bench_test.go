@@ -9,10 +9,13 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/sharedmem/shm/worker"
 )
 
 // TestMain lets the children that cases start be this test program.
 func TestMain(m *testing.M) {
+	worker.Main()
 	if len(os.Args) > 1 && os.Args[1] == roleArg {
 		if err := role(os.Args[2:]); err != nil {
 			os.Stderr.WriteString(err.Error() + "\n")

@@ -49,6 +49,8 @@ func role(args []string) error {
 		return roleContend(os.Stdin, os.Stdout)
 	case "lock":
 		return roleLock(args[1], os.Stdin, os.Stdout)
+	case "gob":
+		return roleGob(os.Stdin, os.Stdout)
 	case "echo":
 		return roleEcho(os.Stdin, os.Stdout, args[1])
 	}

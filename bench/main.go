@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/sharedmem/shm"
+	"github.com/sharedmem/shm/worker"
 )
 
 // shmDir is where blocks without a Dir lie on Linux.
@@ -85,6 +86,10 @@ var cases = []struct {
 	{"lock-alone", lockUncontended},
 	{"lock-two", lockContended},
 	{"lock-recovery", lockRecovery},
+	{"worker-start", workerStart},
+	{"worker-call", workerCall},
+	{"worker-map", workerMap},
+	{"worker-scale", workerScale},
 }
 
 // Report is the whole run, as -json prints it.
@@ -98,6 +103,7 @@ type Report struct {
 }
 
 func main() {
+	worker.Main()
 	if len(os.Args) > 1 && os.Args[1] == roleArg {
 		if err := role(os.Args[2:]); err != nil {
 			fmt.Fprintln(os.Stderr, "bench:", err)

@@ -6,6 +6,7 @@ tracker away from their blocks: track=False where there is one (3.13), else
 the usual patch of the tracker's two functions.
 """
 
+import multiprocessing
 import os
 import sys
 import threading
@@ -271,7 +272,59 @@ def nptouch(name, size, n, kw):
     return 0
 
 
+def nothing():
+    pass
+
+
+def add(terms):
+    return terms[0] + terms[1]
+
+
+POOLS = {}
+
+
+def pool(workers):
+    """One for each number of workers, for all of this process's life. Forked, which is the
+    quickest to start; the way of a job is the same however its worker came to be."""
+    if workers not in POOLS:
+        POOLS[workers] = multiprocessing.get_context("fork").Pool(workers)
+    return POOLS[workers]
+
+
+def process(name, workers, n, kw):
+    spawn = multiprocessing.get_context("spawn")
+    start = time.perf_counter_ns()
+    for _ in range(n):
+        p = spawn.Process(target=int)  # as little as can be: it has no need of this script
+        p.start()
+        p.join()
+    return time.perf_counter_ns() - start
+
+
+def applyeach(name, workers, n, kw):
+    """The time of each call."""
+    took = []
+    for _ in range(n + n // 10):
+        start = time.perf_counter_ns()
+        pool(workers).apply(nothing)
+        took.append(time.perf_counter_ns() - start)
+    return ",".join(map(str, took[n // 10 :]))
+
+
+def mapped(name, workers, n, kw):
+    inputs = [(i, 1) for i in range(n)]
+    start = time.perf_counter_ns()
+    sums = pool(workers).map(add, inputs, chunksize=1)
+    took = time.perf_counter_ns() - start
+    if sums != list(range(1, n + 1)):
+        raise ValueError("the sums are wrong")
+    return took
+
+
 VERBS = {
+    "process": process,
+    "applyeach": applyeach,
+    "map": mapped,
     "npsum": npsum,
     "nptouch": nptouch,
     "create": create,
