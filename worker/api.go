@@ -79,10 +79,7 @@ func Submit[In, Out any](ctx context.Context, p *Pool, f Function[In, Out], in I
 func (p *Pool) enter(ctx context.Context, t *task) error {
 	err := ctx.Err()
 	if err == nil {
-		err = p.acquire(ctx)
-	}
-	if err == nil {
-		err = p.submit(t)
+		err = p.submit(ctx, t)
 	}
 	if err != nil {
 		t.in.release()
@@ -247,7 +244,7 @@ func each[In, Out, Inputs any](ctx context.Context, p *Pool, f Function[In, Out]
 		s := &stream{p: p, more: make(chan struct{}, 1)}
 		var open []numbered // submitted and not yielded, in the order of inputs
 		defer func() { s.abandon(open) }()
-		window := cap(p.slots)
+		window := p.opts.Pending
 		for i, more := 0, true; ; {
 			for more && len(open) < window && ctx.Err() == nil {
 				in, ok := next()

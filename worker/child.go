@@ -1,10 +1,10 @@
 package worker
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"os/signal"
@@ -76,13 +76,14 @@ type child struct {
 	stop atomic.Bool
 	over chan error // the loop has ended
 
-	mu        sync.Mutex
-	current   uint64 // begun
-	cancel    context.CancelFunc
-	cancelled uint64                // the last one that was to be
-	files     map[uint64][]*os.File // that have come for jobs
-	arrived   chan struct{}         // gets one with each arrival
-	offered   map[uint64][]offer    // results whose blocks are not taken yet
+	funcs     map[string]runner          // as registered when Main was called
+	current   atomic.Pointer[jobContext] // of the job that has begun
+	cancelled atomic.Uint64              // the last job that was to be
+
+	mu      sync.Mutex
+	files   map[uint64][]*os.File // that have come for jobs
+	arrived chan struct{}         // gets one with each arrival
+	offered map[uint64][]offer    // results whose blocks are not taken yet
 }
 
 func serve(conn *net.UnixConn, text []byte) error {
@@ -93,6 +94,9 @@ func serve(conn *net.UnixConn, text []byte) error {
 	c := &child{conn: conn, seq: 1, over: make(chan error, 1),
 		spin: spinner{waiting: h.Waiting}, files: map[uint64][]*os.File{}, offered: map[uint64][]offer{},
 		arrived: make(chan struct{}, 1)}
+	registry.Lock()
+	c.funcs = maps.Clone(registry.m)
+	registry.Unlock()
 	f := os.NewFile(areaFD, "jobs")
 	var err error
 	if c.area, err = openArea(f); err != nil {
@@ -144,9 +148,11 @@ func (c *child) listen() {
 			default:
 			}
 		case frameCancel:
-			c.cancelled = seq
-			if c.current == seq && c.cancel != nil {
-				c.cancel()
+			// The store first, as in call, whose order is the other one: one of them sees
+			// what the other has done.
+			c.cancelled.Store(seq)
+			if ctx := c.current.Load(); ctx != nil && ctx.seq == seq {
+				ctx.cancel()
 			}
 		case frameTaken:
 			for _, o := range c.offered[seq] {
@@ -166,8 +172,8 @@ func (c *child) listen() {
 func (c *child) orphaned() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.cancel != nil {
-		c.cancel()
+	if ctx := c.current.Load(); ctx != nil {
+		ctx.cancel()
 	}
 	for _, all := range c.offered {
 		for _, o := range all {
@@ -282,28 +288,23 @@ func (c *child) run() {
 
 // call calls the function, with the context that cancel ends.
 func (c *child) call(s *slot, seq uint64, out *payload) (err error) {
-	ctx, cancel := context.WithCancel(context.Background())
-	c.mu.Lock()
-	c.current, c.cancel = seq, cancel
-	late := c.cancelled == seq
-	c.mu.Unlock()
-	if late {
-		cancel()
+	ctx := &jobContext{seq: seq}
+	c.current.Store(ctx)
+	if c.cancelled.Load() == seq {
+		ctx.cancel()
 	}
 	var in reply
 	defer func() {
 		if r := recover(); r != nil {
-			err = &Failure{Type: panicType, Text: fmt.Sprint(r), Trace: string(debug.Stack())}
+			f := &Failure{}
 			if e, ok := r.(error); ok {
-				f := failureOf(e)
-				f.Type, f.Trace = panicType, err.(*Failure).Trace
-				err = f
+				f = failureOf(e)
 			}
+			f.Type, f.Text, f.Trace = panicType, fmt.Sprint(r), string(debug.Stack())
+			err = f
 		}
-		c.mu.Lock()
-		c.current, c.cancel = 0, nil
-		c.mu.Unlock()
-		cancel()
+		c.current.Store(nil)
+		ctx.cancel() // for what the function leaves running
 		in.release()
 		// What was opened for the function ends with it, but for what it returns: that
 		// is closed when it is sent.
@@ -315,9 +316,12 @@ func (c *child) call(s *slot, seq uint64, out *payload) (err error) {
 	if err != nil {
 		return err
 	}
-	registry.Lock()
-	f := registry.m[m.name]
-	registry.Unlock()
+	f := c.funcs[string(m.name)]
+	if f == nil { // registered late
+		registry.Lock()
+		f = registry.m[string(m.name)]
+		registry.Unlock()
+	}
 	if f == nil {
 		return fmt.Errorf("%w: this process knows no function %q; register it in a variable of a package, before Main", ErrProtocol, m.name)
 	}

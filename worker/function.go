@@ -53,10 +53,11 @@ type runner func(ctx context.Context, in *reply, out *payload) error
 // The package documentation says what may be In and Out. A type that may not is an error
 // of all calls, ErrEncode.
 //
-// Func panics if the name is empty or taken, as that is a mistake in the program.
+// Func panics if the name is empty, longer than 255 bytes or taken, as that is a mistake in
+// the program.
 func Func[In, Out any](name string, f func(ctx context.Context, in In) (Out, error)) Function[In, Out] {
-	if f == nil || name == "" {
-		panic("worker: Func needs a name and a function")
+	if f == nil || name == "" || len(name) > nameMax {
+		panic("worker: Func needs a name of up to 255 bytes and a function")
 	}
 	in, err := codecFor[In]()
 	out, outErr := codecFor[Out]()

@@ -155,7 +155,7 @@ func (p *Pool) finish(t *task, m *member, r *reply) {
 	} else {
 		p.stats.Failed++
 	}
-	p.stats.Pending--
+	p.open.Add(-1)
 	t.over.Store(true)
 	if t.ended != nil {
 		close(t.ended)
@@ -163,7 +163,7 @@ func (p *Pool) finish(t *task, m *member, r *reply) {
 	if t.tell != nil {
 		t.tell()
 	}
-	<-p.slots
+	p.makeRoom()
 	if p.closing {
 		p.changed.Broadcast()
 	}
@@ -356,7 +356,7 @@ func (p *Pool) polls(ctx context.Context, ready func() bool) (ok bool) {
 	p.leading.Store(false)
 	// The pump may have gone to sleep without the bit, or more may be on its way than what we
 	// waited for. Results that came before the bit are taken now, later ones wake it.
-	if len(p.slots) > 0 {
+	if p.open.Load() > 0 {
 		drowse(p.ring.word)
 		p.poll()
 		ok = ok || ready()
@@ -408,6 +408,7 @@ func (p *Pool) Stats() Stats {
 func (p *Pool) statsLocked() Stats {
 	s := p.stats
 	s.Workers = len(p.members)
+	s.Pending = int(p.open.Load())
 	for _, m := range p.members {
 		if len(m.tasks) > 0 {
 			s.Busy++
@@ -438,22 +439,32 @@ func (p *Pool) progress() {
 func (p *Pool) Close() error {
 	p.mu.Lock()
 	p.closing = true
-	for p.stats.Pending > 0 {
+	for len(p.room) > 0 {
+		p.makeRoom() // they see that it is closing
+	}
+	for p.open.Load() > 0 {
 		p.changed.Wait()
 	}
-	for _, m := range p.members {
-		p.dismiss(m)
-	}
-	for len(p.members) > 0 {
-		p.changed.Wait()
-	}
+	p.disband()
 	p.mu.Unlock()
 	p.undo()
 	p.end()
 	p.hiring.Wait()
-	p.reap()
+	p.mu.Lock()
+	p.disband() // those who were being hired
+	p.mu.Unlock()
 	p.closed.Do(p.shut)
 	return nil
+}
+
+// disband lets all workers go and waits until they are gone.
+func (p *Pool) disband() {
+	for len(p.members) > 0 {
+		for _, m := range p.members {
+			p.dismiss(m)
+		}
+		p.changed.Wait()
+	}
 }
 
 // shut ends the pool's own goroutines.
@@ -475,18 +486,6 @@ func (p *Pool) shut() {
 	_ = p.ring.block.Close()
 }
 
-// reap waits for workers that became members after all others had gone.
-func (p *Pool) reap() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, m := range p.members {
-		p.dismiss(m)
-	}
-	for len(p.members) > 0 {
-		p.changed.Wait()
-	}
-}
-
 // Kill ends all jobs, which fail with os.ErrClosed, and all workers at once, as far as a
 // process can be: none of them is given a grace. When it returns they are gone.
 func (p *Pool) Kill() {
@@ -500,6 +499,9 @@ func (p *Pool) terminate(why error) {
 	defer p.mu.Unlock()
 	p.closing = true
 	p.end()
+	for len(p.room) > 0 {
+		p.makeRoom() // they see that it is closing
+	}
 	for _, g := range p.groups {
 		queue := g.queue
 		g.queue = nil

@@ -70,10 +70,9 @@ type host interface {
 
 // job is a function and its argument on their way to a child.
 type job struct {
-	id     uint64 // never 0, and not used again in this process
-	name   string // of the function
-	in     payload
-	linkID uint64 // for the link's own use
+	id   uint64 // never 0, and not used again in this process
+	name string // of the function
+	in   payload
 }
 
 // inlineMax is how long a value may be that travels among the jobs. Longer ones get a block

@@ -69,9 +69,9 @@ type Pool struct {
 	ctx   context.Context // ends with the pool: what is being started gives up
 	end   context.CancelFunc
 	ring  *bell
-	slots chan struct{} // holds one for each job that is not over
 	start chan struct{} // holds one for each worker that is being started
 
+	open    atomic.Int64           // jobs that are not over
 	links   atomic.Pointer[[]link] // of all members
 	leading atomic.Bool            // a waiter polls
 	lead    sync.Mutex             // it has this
@@ -84,6 +84,8 @@ type Pool struct {
 	mu      sync.Mutex
 	changed sync.Cond // a task is over, or a worker gone, while closing
 	groups  map[program]*group
+	recent  *group          // the one that was used last
+	room    []chan struct{} // of those who wait to submit a job
 	members map[link]*member
 	timer   *time.Timer
 	due     time.Time // when it fires
@@ -169,7 +171,6 @@ func NewPool(ctx context.Context, n int, opts *PoolOptions) (*Pool, error) {
 	if p.ring, err = newBell(); err != nil {
 		return nil, &Error{Op: "start", Function: "pool", Err: err}
 	}
-	p.slots = make(chan struct{}, o.Pending)
 	p.spin.waiting = o.Waiting
 	p.changed.L = &p.mu
 	p.links.Store(&[]link{})
@@ -218,15 +219,34 @@ func (l *lockedWriter) Write(b []byte) (int, error) {
 // bell is part of [host].
 func (p *Pool) bell() *bell { return p.ring }
 
-// submit hands in a task. There is a place for it in slots.
-func (p *Pool) submit(t *task) error {
+// submit hands in a task, and waits for its place among those that are pending.
+func (p *Pool) submit(ctx context.Context, t *task) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	for !p.closing && int(p.open.Load()) >= p.opts.Pending {
+		c := make(chan struct{})
+		p.room = append(p.room, c)
+		p.mu.Unlock()
+		var err error
+		select {
+		case <-c:
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+		p.mu.Lock()
+		if err != nil {
+			if i := slices.Index(p.room, c); i >= 0 {
+				p.room = slices.Delete(p.room, i, i+1)
+			} else {
+				p.makeRoom() // for the next one, as this was for us
+			}
+			return err
+		}
+	}
 	if p.closing {
-		<-p.slots
 		return os.ErrClosed
 	}
-	p.stats.Pending++
+	p.open.Add(1)
 	t.id = jobIDs.Add(1)
 	t.name, t.p = t.to.name, p
 	g := p.group(t.to.program)
@@ -242,29 +262,24 @@ func (p *Pool) submit(t *task) error {
 	return nil
 }
 
-// acquire waits for a place for one more job.
-func (p *Pool) acquire(ctx context.Context) error {
-	select {
-	case p.slots <- struct{}{}:
-		return nil
-	default:
-	}
-	select {
-	case p.slots <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-p.ctx.Done():
-		return os.ErrClosed
+// makeRoom lets one more submit.
+func (p *Pool) makeRoom() {
+	if len(p.room) > 0 {
+		close(p.room[0])
+		p.room = p.room[1:]
 	}
 }
 
 func (p *Pool) group(of program) *group {
+	if p.recent != nil && p.recent.program == of {
+		return p.recent
+	}
 	g := p.groups[of]
 	if g == nil {
 		g = &group{program: of}
 		p.groups[of] = g
 	}
+	p.recent = g
 	return g
 }
 
@@ -436,6 +451,7 @@ func (p *Pool) hire(g *group) {
 		} else {
 			p.feed(m)
 		}
+		p.changed.Broadcast()
 	}
 	p.settle(g, err)
 }

@@ -36,6 +36,7 @@ type goLink struct {
 	jobs [depth]atomic.Uint64 // whose they are
 
 	polling sync.Mutex
+	dead    bool // the block is gone; polling's
 	mu      sync.Mutex
 	files   map[uint64][]*os.File // that have come for results
 
@@ -233,6 +234,10 @@ func (l *goLink) watch(o *Options) {
 		}
 	}
 	l.host.died(l, d, func(id uint64) bool { return begun[id] })
+	// The pool has forgotten us, but somebody may still be polling.
+	l.polling.Lock()
+	l.dead = true
+	l.polling.Unlock()
 	_ = l.area.block.Close()
 }
 
@@ -319,7 +324,7 @@ func (l *goLink) poll() (some bool) {
 // polling locked.
 func (l *goLink) take(last bool) bool {
 	seq := l.head.Load() + 1
-	if seq > l.tail.Load() {
+	if seq > l.tail.Load() || l.dead {
 		return false
 	}
 	s := l.area.slot(seq)

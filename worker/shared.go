@@ -42,10 +42,10 @@ const (
 
 	// A slot's words; the value's bytes follow.
 	wordState  = 0
-	wordFlags  = 1 // flagX, and above them how many descriptors come by the socket
-	wordSize   = 2 // of the value: in the slot, or in the block that is the last descriptor
-	wordExtra  = 3 // bytes of offers behind the value
-	slotHeader = 32
+	wordFlags  = 1  // flagX, and above them how many descriptors come by the socket
+	wordSize   = 2  // of the value: in the slot, or in the block that is the last descriptor
+	wordExtra  = 3  // bytes of offers behind the value
+	slotHeader = 32 // so a short value is in the cache line that has come for the state
 	nameMax    = 255
 )
 
@@ -140,20 +140,21 @@ func (a *area) slot(seq uint64) *slot { return &a.slots[seq%depth] }
 // allowed to be: encoder.finish and fill see to it.
 func (s *slot) put(name string, p *payload, flags uint64, extra []byte) bool {
 	flags |= uint64(len(p.files)) << flagFiles
-	b := s.data[:0]
+	b, n := s.data, 0
 	if name != "" {
-		b = append(b, byte(len(name)))
-		b = append(b, name...)
+		b[0] = byte(len(name))
+		n = 1 + copy(b[1:], name)
 	}
 	size := len(p.data)
 	if p.block != nil {
 		flags |= flagBlock
 		size = p.size
 	}
-	if len(b)+len(p.data)+len(extra) > cap(b) {
+	if n+len(p.data)+len(extra) > len(b) {
 		return false
 	}
-	b = append(append(b, p.data...), extra...)
+	n += copy(b[n:], p.data)
+	copy(b[n:], extra)
 	layout.StoreRelease(&s.words[wordFlags], flags)
 	layout.StoreRelease(&s.words[wordSize], uint64(size))
 	layout.StoreRelease(&s.words[wordExtra], uint64(len(extra)))
@@ -162,7 +163,7 @@ func (s *slot) put(name string, p *payload, flags uint64, extra []byte) bool {
 
 // message is what get found in a slot. Its bytes are the slot's.
 type message struct {
-	name  string
+	name  []byte
 	data  []byte
 	extra []byte
 	size  int
@@ -178,7 +179,7 @@ func (s *slot) get(named bool) (m message, err error) {
 	b := s.data
 	if named {
 		n := int(b[0])
-		m.name, b = string(b[1:1+n]), b[1+n:]
+		m.name, b = b[1:1+n], b[1+n:]
 	}
 	if m.flags&flagBlock != 0 {
 		m.size = int(size)

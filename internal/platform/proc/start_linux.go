@@ -18,7 +18,14 @@ import (
 func startAs(cmd *exec.Cmd, cpus []int, nice int) error {
 	started := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // for good
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			// The main thread cannot end, and is the one that ps shows. While we have it,
+			// another goroutine is on another one.
+			started <- startAs(cmd, cpus, nice)
+			runtime.UnlockOSThread()
+			return
+		}
 		started <- func() error {
 			if len(cpus) > 0 {
 				var set unix.CPUSet
