@@ -46,6 +46,30 @@ func Example() {
 	// Output: from one to the other
 }
 
+// A look at a ring without taking part.
+func ExampleDescribe() {
+	q, err := ring.Create(shmtest.Name(nil), &ring.Options{Senders: ring.One})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer q.Close()
+	defer q.Unlink()
+	if _, err := q.Receiver(); err != nil {
+		log.Fatal(err)
+	}
+	i, err := ring.Describe(q.Block())
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Printf("for senders: %v, for receivers: %v\n", i.Options.Senders, i.Options.Receivers)
+	for _, p := range i.Participants {
+		fmt.Printf("one %s, alive: %v\n", p.Role, p.Owner.Alive)
+	}
+	// Output:
+	// for senders: One, for receivers: Many
+	// one receiver, alive: true
+}
+
 // Writing a message where it is read.
 func ExampleSender_Reserve() {
 	q, err := ring.Create(shmtest.Name(nil), &ring.Options{SlotSize: 1 << 16, Slots: 4, Senders: ring.One, Receivers: ring.One})

@@ -90,9 +90,6 @@ func init() {
 		}
 		id, _ := strconv.Atoi(args[3])
 		s, err := q.Sender()
-		for errors.Is(err, ring.ErrTaken) { // see settle
-			s, err = q.Sender()
-		}
 		if err != nil {
 			return complain(err)
 		}
@@ -145,9 +142,6 @@ func init() {
 			return complain(err)
 		}
 		r, err := q.Receiver()
-		for errors.Is(err, ring.ErrTaken) { // see settle
-			r, err = q.Receiver()
-		}
 		if err != nil {
 			return complain(err)
 		}
@@ -252,19 +246,11 @@ func (a *arena) next() string {
 func (a *arena) settle(deadReceivers int) {
 	t := a.t
 	t.Helper()
-	// The kernel keeps a dead process's lock as long as somebody looks at its memory
-	// map in /proc, as another test's scan may just do; so ErrTaken may be true still.
 	s, err := a.q.Sender() // whose leaving is an orderly end
-	for errors.Is(err, ring.ErrTaken) {
-		s, err = a.q.Sender()
-	}
 	if err != nil {
 		t.Fatal(err)
 	}
 	r, err := a.q.Receiver()
-	for errors.Is(err, ring.ErrTaken) {
-		r, err = a.q.Receiver()
-	}
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -74,6 +74,12 @@ func (e *Entry) Role() Role { return Role(e.state.Load()) &^ leaving }
 // Owner returns the ID of the lease of e's owner.
 func (e *Entry) Owner() uint64 { return e.owner.Load() }
 
+// Words are e's words, for tests that stop before each operation on them.
+func (e *Entry) Words() (owner, state *step.Uint64) { return &e.owner, &e.state }
+
+// Words are h's, as [Entry.Words].
+func (h *Header) Words() (table, peers *step.Uint64) { return &h.table, &h.peers }
+
 // Peers counts who takes part.
 type Peers uint64
 
@@ -135,7 +141,7 @@ type Party struct {
 	Structure
 	Block *shm.Block // nil in tests over the heap
 	name  string
-	ways  Waiting
+	Ways  Waiting
 
 	me    uint64 // the lease's ID
 	bell  *atomic.Uint32
@@ -229,7 +235,7 @@ func (p *Party) Enter(b *shm.Block, s Structure, place uint64, w Waiting) error 
 		ok, err := lease.Alive(dir, id)
 		return ok || err != nil
 	})
-	p.Block, p.name, p.ways = b, b.Name(), w
+	p.Block, p.name, p.Ways = b, b.Name(), w
 	id := b.Identity()
 	p.table, p.Shadow = shareOf(id)
 	p.left = func() {

@@ -72,6 +72,7 @@ func (p *Party) sleep(ctx context.Context, s *Seat, f *step.Uint32, value, bell 
 		if f.Load() != value || p.bell.Load() != bell {
 			return nil
 		}
+		step.Until(func() bool { return hasEnded(moved) || ctx.Err() != nil || s.end.Load() })
 		select {
 		case <-moved:
 		case <-ctx.Done():
@@ -111,6 +112,15 @@ func (p *Party) sleep(ctx context.Context, s *Seat, f *step.Uint32, value, bell 
 	return s.stopped(ctx)
 }
 
+func hasEnded(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
 // stopped says why a call is to give up.
 func (s *Seat) stopped(ctx context.Context) error {
 	if s.end.Load() {
@@ -148,7 +158,7 @@ func (s *Seat) Pause(ctx context.Context, w *Waiter, f *step.Uint32) error {
 	p := s.party
 	if w.looks == 0 {
 		switch {
-		case p.ways == Sleep || cores < 2 && p.ways != Spin:
+		case p.Ways == Sleep || cores < 2 && p.Ways != Spin:
 			w.limit = -1
 		case s.tries%retry == 0:
 			w.limit = looksMax
@@ -157,7 +167,7 @@ func (s *Seat) Pause(ctx context.Context, w *Waiter, f *step.Uint32) error {
 		}
 	}
 	w.looks++
-	if w.looks <= w.limit || p.ways == Spin {
+	if w.looks <= w.limit || p.Ways == Spin {
 		for i := range 8 {
 			s.spun = i
 		}
@@ -167,7 +177,7 @@ func (s *Seat) Pause(ctx context.Context, w *Waiter, f *step.Uint32) error {
 		if err := s.stopped(ctx); err != nil {
 			return err
 		}
-		if p.ways != Spin {
+		if p.Ways != Spin {
 			return nil
 		}
 		runtime.Gosched()

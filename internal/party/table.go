@@ -36,6 +36,7 @@ func (p *Party) lock(ctx context.Context, s *Seat, try bool) (ok bool, err error
 		if try {
 			return false, nil
 		}
+		step.Until(func() bool { return len(p.table) == 0 || ctx.Err() != nil || s != nil && s.end.Load() })
 		select {
 		case p.table <- struct{}{}:
 		case <-ctx.Done():

@@ -162,6 +162,9 @@ func (e *Explorer) Process() *Process {
 	return p
 }
 
+// Dead tells whether p has died.
+func (p *Process) Dead() bool { return p.dead }
+
 func (p *Process) String() string { return fmt.Sprintf("P%x", p.ID>>32) }
 
 // Go makes a goroutine of p that does run.
@@ -229,6 +232,9 @@ func (e *Explorer) Step(word any, change bool) bool {
 	}
 	name, watched := e.words[word]
 	if !watched {
+		if change {
+			e.drain(t)
+		}
 		return true
 	}
 	t.Pause()
