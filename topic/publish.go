@@ -276,7 +276,10 @@ func (p *Publisher) begin(ctx context.Context, n int) error {
 	}
 	err := p.check(n)
 	if err == nil {
-		err = p.await(ctx)
+		var ok bool
+		if ok, err = p.claim(); !ok && err == nil {
+			err = p.await(ctx)
+		}
 	}
 	if err != nil {
 		p.seat.Exit()

@@ -213,7 +213,6 @@ func (s *Subscriber) move(pos uint64) {
 // received is to have done with the message that was found.
 func (s *Subscriber) received() {
 	s.begun = true
-	s.missed, s.skipped = s.skipped, 0
 	n := s.e.received.Load() + 1
 	step.StoreRelease(&s.e.received, n)
 	s.move(s.pos + 1)
@@ -252,6 +251,7 @@ func (s *Subscriber) take(buf []byte, grow bool) (m []byte, ok bool, err error) 
 		s.copyOut(m, s.slot(s.pos))
 		crash.Point("topic:copied")
 		if s.still(s.word) {
+			s.missed, s.skipped = s.skipped, 0
 			s.received()
 			return m, true, nil
 		}
@@ -380,8 +380,9 @@ func (s *Subscriber) taken(b []byte) ([]byte, bool, error) {
 //
 // With the policy Overwrite the message may be overwritten while fn reads it, which so may
 // see anything; Lease then returns ErrOverwritten, joined with fn's error, and what
-// fn made of it is to be thrown away. The message counts as missed. With Wait that only
-// happens to what was published before Subscriber returned.
+// fn made of it is to be thrown away. That message counts among those that the next one's
+// Missed tells of. With Wait it only happens to what was published before Subscriber
+// returned.
 //
 // fn must not use this Subscriber. Close waits for it. Another process, if it is
 // hostile, can change p meanwhile.
@@ -410,7 +411,7 @@ func (s *Subscriber) LeaseContext(ctx context.Context, fn func(p []byte) error) 
 			s.move(s.pos + 1)
 		}
 	}()
-	s.missed = s.skipped
+	s.missed, s.skipped = s.skipped, 0
 	err := fn(s.payload(s.slot(s.pos))[:s.n:s.n])
 	if whole = s.still(s.word); !whole {
 		return s.fail(errors.Join(ErrOverwritten, err))
@@ -420,7 +421,7 @@ func (s *Subscriber) LeaseContext(ctx context.Context, fn func(p []byte) error) 
 }
 
 // Missed returns how many messages this Subscriber missed immediately before the last that
-// it received (of a batch, before any), as they were overwritten. With one
+// it received, or leases (of a batch, before any), as they were overwritten. With one
 // publisher that is exact; with many, a place in the order that was given up counts too, if
 // it was not come to in time.
 func (s *Subscriber) Missed() uint64 { return s.missed }

@@ -467,6 +467,10 @@ type tally struct {
 func newTally() *tally { return &tally{last: map[uint32]int{}} }
 
 func (c *tally) take(p []byte, missed uint64) error {
+	if p == nil {
+		c.missed += missed
+		return nil
+	}
 	from, number, err := parse(p)
 	if err != nil {
 		return err
@@ -516,42 +520,48 @@ func publishAll(p *topic.Publisher, from uint32, n int) error {
 }
 
 func receiveAll(s *topic.Subscriber, how int, take func([]byte, uint64) error) error {
-	buf := make([]byte, 64)
-	bufs := make([][]byte, 7)
-	missed := uint64(0)
-	for i := how; ; i++ {
-		var n int
-		var err error
-		switch i % 3 {
-		case 0:
-			if n, err = s.Receive(buf); err == nil {
-				err = take(buf[:n], missed+s.Missed())
-				missed = 0
-			}
-		case 1:
-			var m []byte
-			err = s.Lease(func(p []byte) error { m = bytes.Clone(p); return nil })
-			if errors.Is(err, topic.ErrOverwritten) {
-				missed += s.Missed()
-				// And this one itself, which the next Missed counts.
-				err = nil
-			} else if err == nil {
-				err = take(m, missed+s.Missed())
-				missed = 0
-			}
-		case 2:
-			if n, err = s.ReceiveBatch(bufs); err == nil {
-				missed += s.Missed()
-			}
-			for k := 0; k < n && err == nil; k++ {
-				err = take(bufs[k], missed)
-				missed = 0
-			}
-		}
-		if err != nil {
+	for ; ; how++ {
+		if err := receiveOne(s, how, take); err != nil {
 			return err
 		}
 	}
+}
+
+// receiveOne receives in one of several ways; take gets what came and what was missed.
+func receiveOne(s *topic.Subscriber, how int, take func([]byte, uint64) error) error {
+	buf := make([]byte, 128)
+	switch how % 3 {
+	case 0:
+		n, err := s.Receive(buf)
+		if err != nil {
+			return err
+		}
+		return take(buf[:n], s.Missed())
+	case 1:
+		var m []byte
+		err := s.Lease(func(p []byte) error { m = bytes.Clone(p); return nil })
+		if errors.Is(err, topic.ErrOverwritten) {
+			return take(nil, s.Missed()) // and this one itself, which the next Missed counts
+		} else if err != nil {
+			return err
+		}
+		return take(m, s.Missed())
+	}
+	bufs := make([][]byte, 5)
+	n, err := s.ReceiveBatch(bufs)
+	if err != nil {
+		return err
+	}
+	for i, m := range bufs[:n] {
+		missed := s.Missed()
+		if i > 0 {
+			missed = 0
+		}
+		if err := take(m, missed); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func TestOptions(t *testing.T) {

@@ -124,4 +124,16 @@ var Points = []string{
 	"ring:copied",    // it is read
 	"ring:freeing",   // its slots are free but for the first
 	"ring:freed",     // all are, nobody is woken
+
+	// Topics.
+	"topic:claimed",   // a slot is this process's, nothing is in it
+	"topic:blocked",   // it is nobody's, as somebody still writes there
+	"topic:reserved",  // its user writes to it
+	"topic:written",   // the message is in it
+	"topic:published", // anybody can read it, nobody is woken
+	"topic:unblocked", // who was overtaken has left the slot
+	"topic:aborted",   // a slot was given up unused
+	"topic:voided",    // a slot that a dead publisher was writing is void
+	"topic:copied",    // a message is read, and may be overwritten
+	"topic:moved",     // done with it, and nobody is woken
 }
