@@ -1,11 +1,9 @@
 package ring
 
 import (
-	"fmt"
 	"os"
 
 	"github.com/sharedmem/shm"
-	"github.com/sharedmem/shm/internal/lease"
 	"github.com/sharedmem/shm/internal/party"
 	"github.com/sharedmem/shm/internal/platform/wait"
 )
@@ -41,16 +39,8 @@ func Describe(b *shm.Block) (Info, error) {
 	}
 	defer release()
 	i.Options, i.Stats = g.options(), c.stats()
-	dir := b.Ref().Dir
-	place, _, err := party.Prepare(dir)
-	i.Elsewhere = err != nil || place != g.place
-	owners := map[uint64]shm.Owner{}
-	if !i.Elsewhere {
-		census, _ := lease.Census(dir) // without it nobody is known
-		for _, l := range census {
-			owners[l.ID] = shm.Owner{PID: l.PID, Alive: l.Alive, Lease: l.Lease}
-		}
-	}
+	var owner func(*party.Entry) shm.Owner
+	owner, i.Elsewhere = party.Owners(b, g.place)
 	for k := range c.entries {
 		e := &c.entries[k]
 		p := Participant{Role: "sender"}
@@ -61,10 +51,7 @@ func Describe(b *shm.Block) (Info, error) {
 		default:
 			continue
 		}
-		var known bool
-		if p.Owner, known = owners[e.Owner()]; !known {
-			p.Owner = shm.Owner{Lease: fmt.Sprintf("%016x", e.Owner()), Alive: i.Elsewhere}
-		}
+		p.Owner = owner(&e.Entry)
 		i.Participants = append(i.Participants, p)
 	}
 	return i, nil

@@ -339,3 +339,26 @@ func (c closeContext) Err() error {
 		return nil
 	}
 }
+
+// Owners tells who the owner of an entry is, of a structure in b whose header names
+// place. If its processes have their leases elsewhere, nothing is known of them, and they
+// are taken to live.
+func Owners(b *shm.Block, place uint64) (of func(e *Entry) shm.Owner, elsewhere bool) {
+	dir := b.Ref().Dir
+	here, err := placeOf(dir)
+	elsewhere = err != nil || here != place
+	owners := map[uint64]shm.Owner{}
+	if !elsewhere {
+		census, _ := lease.Census(dir) // without it nobody is known
+		for _, l := range census {
+			owners[l.ID] = shm.Owner{PID: l.PID, Alive: l.Alive, Lease: l.Lease}
+		}
+	}
+	return func(e *Entry) shm.Owner {
+		id := e.Owner()
+		if o, known := owners[id]; known {
+			return o
+		}
+		return shm.Owner{Lease: fmt.Sprintf("%016x", id), Alive: elsewhere}
+	}, elsewhere
+}
