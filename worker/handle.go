@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"path/filepath"
 	"reflect"
+	"strconv"
+	"strings"
 
 	"github.com/sharedmem/shm"
 	"github.com/sharedmem/shm/array"
@@ -242,23 +244,29 @@ func appendOffers(b []byte, offers []offer) []byte {
 	return e.data
 }
 
-// takeOffers makes this process the owner of what a child offers. Not ok if one of them
-// is not to be had, since the child is gone and its blocks with it.
-func takeOffers(b []byte) (taken []*shm.Block, ok bool) {
+// takeOffers makes this process the owner of what a child offers. Not ok if one of them is not
+// to be had; gone says that this is because the child has died, and its blocks with it.
+func takeOffers(b []byte) (taken []*shm.Block, ok, gone bool) {
 	d := decoder{data: b}
 	for len(d.data) > 0 {
 		dir, err1 := d.text()
 		name, err2 := d.text()
 		text, err3 := d.text()
 		if errors.Join(err1, err2, err3) != nil {
-			return taken, false
+			return taken, false, false
 		}
 		t := lease.Blocks.Take(dir, name, text)
 		if t == nil {
-			return taken, false
+			owner, _, _ := strings.Cut(text, ".")
+			id, err := strconv.ParseUint(owner, 16, 64)
+			if err != nil {
+				return taken, false, false
+			}
+			alive, err := lease.Alive(dir, id)
+			return taken, false, err == nil && !alive
 		}
 		t.Settle()
 		taken = append(taken, t.Block.(*shm.Block))
 	}
-	return taken, true
+	return taken, true, false
 }

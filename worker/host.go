@@ -31,6 +31,7 @@ func (p *Pool) done(l link, id uint64, r *reply) {
 		r.drop() // a child that answers twice
 		return
 	}
+	m.g.vain = 0
 	t := m.tasks[i]
 	m.tasks = slices.Delete(m.tasks, i, i+1)
 	if m.doomed == t {
@@ -55,6 +56,9 @@ func (p *Pool) done(l link, id uint64, r *reply) {
 	p.feed(m)
 }
 
+// vainMax is how many workers more than there are may die in a row that have done nothing.
+const vainMax = 5
+
 // died is part of [host].
 func (p *Pool) died(l link, d *Death, begun func(id uint64) bool) {
 	p.mu.Lock()
@@ -78,6 +82,7 @@ func (p *Pool) bury(m *member, d *Death, begun func(id uint64) bool) {
 	}
 	p.last = d
 	var again []*task
+	g.vain++
 	for _, t := range m.tasks {
 		t.m = nil
 		switch {
@@ -85,14 +90,24 @@ func (p *Pool) bury(m *member, d *Death, begun func(id uint64) bool) {
 			t.runs--
 			again = append(again, t)
 		case t.timeout && t.canceled == nil:
+			g.vain = 0
 			p.failed(t, m, &reply{}, ErrTimeout)
 		default:
+			g.vain = 0
 			p.failed(t, m, &reply{}, d)
 		}
 	}
 	m.tasks = nil
-	m.retiring = true // it gets no more
 	p.requeue(g, again...)
+	if g.vain > p.n+vainMax {
+		// The next would do the same, for ever.
+		g.vain = 0
+		queue := g.queue
+		g.queue = nil
+		for _, t := range queue {
+			p.finish(t, m, &reply{err: d})
+		}
+	}
 	// One that dies before it has done anything is not replaced before it is needed:
 	// the next might do the same.
 	if !p.closing && (m.sent > 0 || len(g.queue) > 0) || len(g.queue) > 0 {

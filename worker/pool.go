@@ -103,6 +103,7 @@ type group struct {
 	members  []*member
 	starting int
 	queue    []*task
+	vain     int          // workers in a row that died before they had begun a job
 	ready    []chan error // of those who wait for all to be started
 }
 

@@ -364,13 +364,13 @@ func (l *goLink) result(seq uint64, s *slot, last bool) (r *reply, ok bool) {
 		l.mu.Unlock()
 	}
 	if len(m.extra) > 0 {
-		if r.taken, ok = takeOffers(m.extra); !ok {
-			if last {
-				r.drop()
-				return nil, false // what it was has gone with the child
-			}
+		var gone bool
+		if r.taken, ok, gone = takeOffers(m.extra); !ok {
 			r.drop()
-			return &reply{err: fmt.Errorf("%w: a block that it returns cannot be taken over", ErrProtocol)}, true
+			if gone || last {
+				return nil, false // its death is about to be told
+			}
+			return &reply{err: fmt.Errorf("%w: a block that it returns cannot be taken over; it must not be unlinked", ErrProtocol)}, true
 		}
 		l.tell(frameTaken, seq)
 	}

@@ -136,4 +136,14 @@ var Points = []string{
 	"topic:voided",    // a slot that a dead publisher was writing is void
 	"topic:copied",    // a message is read, and may be overwritten
 	"topic:moved",     // done with it, and nobody is woken
+
+	// A worker and its jobs.
+	"worker:started",  // it could take jobs, and has not said so
+	"worker:waiting",  // the word says that it sleeps, and it does not yet
+	"worker:begun",    // a job is the worker's, and not looked at
+	"worker:returned", // the function has, nothing is stored of it
+	"worker:offered",  // its journal offers the blocks of a result
+	"worker:written",  // the result is in its slot, which does not say so
+	"worker:done",     // it does, and nobody is told
+	"worker:waking",   // the bell's word says that nobody sleeps, and nobody is woken yet
 }
