@@ -55,7 +55,6 @@ class Taken(OSError):
 
 
 _M64, _M32 = (1 << 64) - 1, (1 << 32) - 1
-_MAGIC = b"SHM\0RING"
 _HEADER = struct.Struct("<8sIIQQQQQQQ")  # magic, version, flags, slot size, slots, stride, limit, parts, place, ready
 _PAGE = 4096
 _TABLE, _PEERS, _EPOCH, _TAIL, _HEAD, _FILLED, _FREED = 16, 17, 18, 24, 32, 40, 48  # as words of 8 bytes
@@ -121,8 +120,11 @@ def _forked():
 os.register_at_fork(after_in_child=_forked)
 
 
-class Ring:
-    """A ring that this process has open, by its block's name. Any thread may call it."""
+class _Party:
+    """What rings and topics have in common: a block with a table of who takes part, in two roles.
+
+    Any thread may call it.
+    """
 
     def __init__(self, name, directory="/dev/shm"):
         self._open = self._forked = False
@@ -146,7 +148,7 @@ class Ring:
         self._base, self._keep = _address(self._map, 0)
         base = self._base
         self._read = self._q.__getitem__ if shm_lock._machine == "x86_64" else lambda word: _load64(base + 8 * word)
-        self._filled, self._freed = self._base + 8 * _FILLED, self._base + 8 * _FREED
+        self._filled, self._freed = self._base + 8 * self._FILLED, self._base + 8 * self._FREED
         self._turn = _tables.setdefault((self._file.st_dev, self._file.st_ino), threading.Lock())
         self._member = _member(self._dir)
         self._open = True
@@ -156,17 +158,18 @@ class Ring:
     def _check_header(self):
         size = len(self._bytes)
         if size < _PAGE:
-            raise ValueError("no ring: a block of %d bytes" % size)
+            raise ValueError("no %s: a block of %d bytes" % (self._WHAT, size))
         # Copied once, then checked: another process may change it.
-        magic, version, flags, slot, slots, stride, limit, parts, place, ready = _HEADER.unpack(bytes(self._bytes[: _HEADER.size]))
-        if magic != _MAGIC:
-            raise ValueError("no ring")
+        magic, version, flags, slot, slots, stride, *rest, ready = _HEADER.unpack(bytes(self._bytes[: _HEADER.size]))
+        limit, parts, place = self._order(slot, *rest)
+        if magic != self._MAGIC:
+            raise ValueError("no %s" % self._WHAT)
         if version != 1:
-            raise ValueError("a ring of version %d, this program knows 1" % version)
+            raise ValueError("a %s of version %d, this program knows 1" % (self._WHAT, version))
         if ready != 1:
-            raise ValueError("the ring is not complete")
-        if flags & ~15:
-            raise ValueError("a ring with flags %#x that this program does not know" % flags)
+            raise ValueError("the %s is not complete" % self._WHAT)
+        if flags & ~self._FLAGS:
+            raise ValueError("a %s with flags %#x that this program does not know" % (self._WHAT, flags))
         start = _PAGE + (_ENTRY * parts + _PAGE - 1) // _PAGE * _PAGE
         if (
             not 2 <= slots <= 1 << 30
@@ -179,42 +182,31 @@ class Ring:
             or not 2 <= parts <= 4096
             or start + slots * stride > size
         ):
-            raise ValueError("a ring of %d slots of %d bytes every %d, messages of %d and %d participants, in a block of %d"
-                             % (slots, slot, stride, limit, parts, size))
+            raise ValueError("a %s of %d slots of %d bytes every %d, messages of %d and %d participants, in a block of %d"
+                             % (self._WHAT, slots, slot, stride, limit, parts, size))
         if place != _place(self._dir):
-            raise OSError(errno.EOPNOTSUPP, "those who use the ring have their leases elsewhere; which directory?")
+            raise OSError(errno.EOPNOTSUPP, "those who use the %s have their leases elsewhere; which directory?" % self._WHAT)
         self.slot_size, self.slots, self.max_message, self.participants = slot, slots, limit, parts
         self._mask, self._shift = slots - 1, slots.bit_length() - 1
         self._stride, self._start = stride >> 3, start >> 3  # in words
-        self._one_sender, self._one_receiver = flags & _ONE_SENDER != 0, flags & _ONE_RECEIVER != 0
-        self._discard, self._fenced = flags & _DISCARD != 0, flags & _FENCED != 0
+        self._flags, self._fenced = flags, flags & _FENCED != 0
         self._lag = min(max(slots // 8, 1), 16)  # how far hints may be behind
 
     @classmethod
-    def create(cls, name, slot_size=48, slots=1024, max_message=0, senders="many", receivers="many", after_death="redeliver",
-               participants=64, mode=0o600, directory="/dev/shm"):
-        """Make a ring in a new block, which stays until unlink, and open it.
-
-        The arguments are Go's ring.Options. FileExistsError if the name is taken.
-        """
+    def _make(cls, name, flags, slot_size, slots, limit, participants, mode, directory):
+        """Make one in a new block, and open it."""
+        limit = limit or slot_size
         slot_size = max(slot_size + 7 & ~7, 8)
         slots = max(2, 1 << (slots - 1).bit_length()) if slots > 0 else 0
-        limit = max_message or slot_size
-        flags = 0
-        for value, others, flag in ((senders, "many", _ONE_SENDER), (receivers, "many", _ONE_RECEIVER), (after_death, "redeliver", _DISCARD)):
-            if value != others:
-                if value != ("discard" if flag == _DISCARD else "one"):
-                    raise ValueError("%r is not possible" % (value,))
-                flags |= flag
         if not (2 <= slots <= 1 << 30 and slot_size <= 1 << 30 and 1 <= limit <= slot_size * min(slots, 65535) and 2 <= participants <= 4096):
             raise ValueError("%d slots of %d bytes, messages of %d and %d participants are not possible" % (slots, slot_size, limit, participants))
-        stride = (slot_size + 16 + 63) // 64 * 64
-        size = _PAGE + (_ENTRY * participants + _PAGE - 1) // _PAGE * _PAGE + slots * stride
-        header = _HEADER.pack(_MAGIC, 1, flags | (_FENCED if _fences else 0), slot_size, slots, stride, limit, participants,
-                              _place(os.path.realpath(directory)), 1)
         name = name.lstrip("/")
         if not name or "/" in name or name.startswith((".shm-", "sem.")):
             raise ValueError("%r is no name for a block" % name)
+        stride = (slot_size + 16 + 63) // 64 * 64
+        size = _PAGE + (_ENTRY * participants + _PAGE - 1) // _PAGE * _PAGE + slots * stride
+        header = _HEADER.pack(cls._MAGIC, 1, flags | (_FENCED if _fences else 0), slot_size, slots, stride,
+                              *cls._fields(limit, participants, _place(os.path.realpath(directory))), 1)
         # Complete before it has its name.
         fd = os.open(directory, os.O_TMPFILE | os.O_RDWR, 0o600)
         try:
@@ -233,31 +225,11 @@ class Ring:
         return cls(name, directory)
 
     def unlink(self):
-        """Remove the ring's name. Those who have it open go on."""
+        """Remove the name. Those who have it open go on."""
         path = os.path.join(self._dir, self.name)
         if not os.path.samestat(os.lstat(path), self._file):
             raise FileNotFoundError(errno.ENOENT, "another block has the name by now", self.name)
         os.unlink(path)
-
-    def sender(self):
-        """Become a sender. Taken if there is one and may be only one."""
-        return Sender(self)
-
-    def receiver(self):
-        """Become a receiver. Taken if there is one and may be only one."""
-        return Receiver(self)
-
-    def stats(self):
-        """Counts since the ring was made, as Go's Stats has them."""
-        self._check_open()
-        q, n = self._q, {}
-        for key, at in (("sent", _SENT), ("received", _RECEIVED), ("lost", _LOST), ("redelivered", _REDELIVERED), ("waits", _WAITS)):
-            n[key] = sum(q[e + at] for e in self._entries()) & _M64
-        n["high_water"] = max(q[e + _HIGH] for e in self._entries())
-        n["pending"] = min(max(_signed(q[_TAIL] - q[_HEAD]), 0), self.slots)
-        peers = q[_PEERS]
-        n["senders"], n["receivers"] = peers & 0xFFFF, peers >> 16 & 0xFFFF
-        return n
 
     def close(self):
         """Close what this process has of it, and let go of the memory."""
@@ -283,7 +255,7 @@ class Ring:
 
     def _check_open(self):
         if not self._open or self._forked:
-            raise ValueError("the ring is closed")
+            raise ValueError("the %s is closed" % self._WHAT)
 
     def _holds(self):
         # Ending without close is dying, which the others shall hear of.
@@ -380,8 +352,8 @@ class Ring:
         _wake_all(self._filled)
         _wake_all(self._freed)
 
-    def _join(self, role):
-        """The entry of a new participant, in words."""
+    def _join(self, role, start):
+        """The entry of a new participant, in words, who begins where start says."""
         self._check_open()
         q = self._q
         with self._table():
@@ -391,12 +363,12 @@ class Ring:
                 state = q[e + _STATE]
                 if state == 0 and at is None:
                     at = e
-                if state == role and (self._one_sender if role == _SENDER else self._one_receiver):
-                    raise Taken(errno.EBUSY, "the ring has its one %s already" % ("sender" if role == _SENDER else "receiver"))
+                if state == role and self._flags & (_ONE_SENDER if role == _SENDER else self._ONE_TAKER):
+                    raise Taken(errno.EBUSY, "the %s has its one already" % self._WHAT)
             if at is None:
                 raise OSError(errno.ENOSPC, "all %d participants are there" % self.participants)
             self._store(at + _OWNER, self._member.id)
-            self._store(at + _SEEN, q[_TAIL if role == _SENDER else _HEAD])
+            self._store(at + _SEEN, start())
             self._store(at + _STATE, role)
             self._recount(-1, _EVER_SENDER if role == _SENDER else _EVER_RECEIVER)
             return at
@@ -433,29 +405,104 @@ class Ring:
 
     def _recover(self, e, role):
         """Its slots first, then the sum, then its place: who takes over from us does it again."""
-        died = 0
-        if role == _SENDER:
-            died = _SENDER_DIED
-            if not self._one_sender:
-                self._void(e)
-        elif role == _RECEIVER:
-            died = _RECEIVER_DIED
-            if self._one_receiver:
-                self._give_back_from(e)
-            else:
-                self._give_back(e)
-        self._recount(e, died)
+        self._recover_slots(e, role)
+        self._recount(e, _SENDER_DIED if role == _SENDER else _RECEIVER_DIED if role == _RECEIVER else 0)
         self._store(e + _OWNER, 0)
         self._store(e + _STATE, 0)
+
+    def _laid(self):
+        """The words of all slots."""
+        return self._q[self._start : self._start + self.slots * self._stride][:: self._stride].tolist()
+
+    def _number(self, e):
+        return e - (_PAGE >> 3) >> 4
+
+    def _slot(self, pos):
+        """Which word of the block is the one of a position's slot; the next is the length."""
+        return self._start + (pos & self._mask) * self._stride
+
+    def _swap(self, pos, old, new):
+        """Change the word of a position's slot, if it is old."""
+        return _cas64(self._base + 8 * (self._start + (pos & self._mask) * self._stride), old, new) == old
+
+    def _room(self, pos):
+        """At which byte of the block its payload begins."""
+        return 8 * (self._start + (pos & self._mask) * self._stride) + 16
+
+    def _advance(self, hint, pos):
+        """Move a hint forward to pos, not back."""
+        while True:
+            h = self._read(hint)
+            if _signed(pos - h) <= 0 or _cas64(self._base + 8 * hint, h, pos & _M64) == h:
+                return
+
+
+class Ring(_Party):
+    """A ring that this process has open, by its block's name. Any thread may call it."""
+
+    _WHAT, _MAGIC, _FLAGS, _ONE_TAKER = "ring", b"SHM\0RING", 15, _ONE_RECEIVER
+    _FILLED, _FREED, _WAITS = _FILLED, _FREED, _WAITS
+
+    @staticmethod
+    def _order(slot, limit, parts, place):
+        return limit, parts, place
+
+    @staticmethod
+    def _fields(limit, parts, place):
+        return limit, parts, place
+
+    def _check_header(self):
+        super()._check_header()
+        self._one_sender, self._one_receiver = self._flags & _ONE_SENDER != 0, self._flags & _ONE_RECEIVER != 0
+        self._discard = self._flags & _DISCARD != 0
+
+    @classmethod
+    def create(cls, name, slot_size=48, slots=1024, max_message=0, senders="many", receivers="many", after_death="redeliver",
+               participants=64, mode=0o600, directory="/dev/shm"):
+        """Make a ring in a new block, which stays until unlink, and open it.
+
+        The arguments are Go's ring.Options. FileExistsError if the name is taken.
+        """
+        flags = 0
+        for value, others, this, flag in ((senders, "many", "one", _ONE_SENDER), (receivers, "many", "one", _ONE_RECEIVER),
+                                          (after_death, "redeliver", "discard", _DISCARD)):
+            if value not in (others, this):
+                raise ValueError("%r is neither %r nor %r" % (value, others, this))
+            flags |= flag if value == this else 0
+        return cls._make(name, flags, slot_size, slots, max_message, participants, mode, directory)
+
+    def sender(self):
+        """Become a sender. Taken if there is one and may be only one."""
+        return Sender(self)
+
+    def receiver(self):
+        """Become a receiver. Taken if there is one and may be only one."""
+        return Receiver(self)
+
+    def stats(self):
+        """Counts since the ring was made, as Go's Stats has them."""
+        self._check_open()
+        q, n = self._q, {}
+        for key, at in (("sent", _SENT), ("received", _RECEIVED), ("lost", _LOST), ("redelivered", _REDELIVERED), ("waits", _WAITS)):
+            n[key] = sum(q[e + at] for e in self._entries()) & _M64
+        n["high_water"] = max(q[e + _HIGH] for e in self._entries())
+        n["pending"] = min(max(_signed(q[_TAIL] - q[_HEAD]), 0), self.slots)
+        peers = q[_PEERS]
+        n["senders"], n["receivers"] = peers & 0xFFFF, peers >> 16 & 0xFFFF
+        return n
+
+    def _recover_slots(self, e, role):
+        if role == _SENDER and not self._one_sender:
+            self._void(e)
+        elif role == _RECEIVER and self._one_receiver:
+            self._give_back_from(e)
+        elif role == _RECEIVER:
+            self._give_back(e)
 
     def _words(self, state, e):
         """The slots whose words have this state and entry, and these words."""
         bits = state | self._number(e) << 4
-        words = self._q[self._start : self._start + self.slots * self._stride][:: self._stride]
-        return [(i, w) for i, w in enumerate(words.tolist()) if w & 0xFFF7 == bits]
-
-    def _number(self, e):
-        return e - (_PAGE >> 3) >> 4
+        return [(i, w) for i, w in enumerate(self._laid()) if w & 0xFFF7 == bits]
 
     def _void(self, e):
         """Mark what a sender had claimed and not committed."""
@@ -499,18 +546,6 @@ class Ring:
 
     # Slots. A position counts slots since the ring was made.
 
-    def _slot(self, pos):
-        """Which word of the block is the one of a position's slot; the next is the length."""
-        return self._start + (pos & self._mask) * self._stride
-
-    def _swap(self, pos, old, new):
-        """Change the word of a position's slot, if it is old."""
-        return _cas64(self._base + 8 * (self._start + (pos & self._mask) * self._stride), old, new) == old
-
-    def _room(self, pos):
-        """At which byte of the block its payload begins."""
-        return 8 * (self._start + (pos & self._mask) * self._stride) + 16
-
     def _lap(self, pos):
         """The word of a slot that is free for pos."""
         return (pos >> self._shift & _M32) << 32
@@ -534,13 +569,6 @@ class Ring:
             lap = self._lap(pos + i)
             self._swap(pos + i, lap, lap + _LAP & _M64)
         self._swap(pos, w, self._lap(pos) + _LAP & _M64)
-
-    def _advance(self, hint, pos):
-        """Move a hint forward to pos, not back."""
-        while True:
-            h = self._read(hint)
-            if _signed(pos - h) <= 0 or _cas64(self._base + 8 * hint, h, pos & _M64) == h:
-                return
 
     def _copy_out(self, pos, n):
         """The n bytes of the message at pos."""
@@ -591,10 +619,10 @@ class _Call:
 class _Part:
     """What a Sender and a Receiver have in common."""
 
-    def __init__(self, ring, role):
+    def __init__(self, ring, role, start):
         self._call, self._end = _Call(self), False
         self._ring, self._role = ring, role
-        self._entry = ring._join(role)
+        self._entry = ring._join(role, start)
         self._number = ring._number(self._entry)
         self._pos = self._shown = ring._q[self._entry + _SEEN]
         ring._parts.add(self)
@@ -638,7 +666,7 @@ class _Part:
             self._gone(peers)
             if over:
                 return None
-            self._add(_WAITS)
+            self._add(ring._WAITS)
             left = until.left()
             if ring._fenced and not _fences:
                 left = 0.005 if left is None else min(left, 0.005)  # nobody can be sent through a barrier
@@ -721,7 +749,7 @@ class Sender(_Part):
 
     def __init__(self, ring):
         self._room = None
-        super().__init__(ring, _SENDER)
+        super().__init__(ring, _SENDER, lambda: ring._q[_TAIL])
 
     def send(self, message, timeout=None):
         """Send bytes, or what is like them. Waits while the ring is full.
@@ -909,7 +937,7 @@ class Receiver(_Part):
     def __init__(self, ring):
         self.redelivered = False  # the last message had been given to one that died: it may have been worked on
         self._taken = None  # position, word, span and length
-        super().__init__(ring, _RECEIVER)
+        super().__init__(ring, _RECEIVER, lambda: ring._q[_HEAD])
         self._epoch, self._stale = None, 0  # there may be something behind the head
         self._leased = False
 
