@@ -19,35 +19,13 @@ import (
 	"github.com/sharedmem/shm/ring"
 )
 
-// What a Python of these tests knows. message and parse are those of ring_test.go.
+// What a Python of these tests knows.
 const pythonRing = `
-import mmap, os, random, signal, struct, threading, time, warnings, zlib
+import random
 import shm_ring
+from parties import *
 from shm_ring import Ring, PeerGone, Taken
 name = sys.argv[1]
-
-def message(frm, number, n):
-    n = max(n, 16)
-    p = bytearray((i * 7 + number) & 255 for i in range(n))
-    struct.pack_into("<IIII", p, 0, frm, number, n, 0)
-    struct.pack_into("<I", p, 12, zlib.crc32(p))
-    return bytes(p)
-
-def parse(p):
-    frm, number, n, crc = struct.unpack_from("<IIII", p)
-    q = bytearray(p)
-    q[12:16] = bytes(4)
-    if n != len(p) or zlib.crc32(q) != crc:
-        raise AssertionError("torn: %r" % bytes(p))
-    return frm, number
-
-def retry(f):
-    "The kernel keeps a dead process's lock while somebody looks at its memory map."
-    while True:
-        try:
-            return f()
-        except Taken:
-            time.sleep(0.0002)
 
 def produce(frm, n, seed):
     rnd, i = random.Random(seed), 0
@@ -91,11 +69,6 @@ def consume(seed):
                     raise AssertionError("%d of %d after %d" % (number, frm, last[frm]))
                 last[frm] = number
                 n += 1
-
-def both(*calls):
-    threads = [threading.Thread(target=f, args=args) for f, *args in calls]
-    for t in threads: t.start()
-    for t in threads: t.join()
 `
 
 func startRing(t *testing.T, py shmtest.Python, name string) shmtest.Driven {
@@ -434,16 +407,11 @@ func TestPythonDeath(t *testing.T) {
 	})
 }
 
-// pythonSteps has children of a Python killed at the first and the last time that each line
-// of shm_ring.py is run.
+// pythonSteps is what is killed. In the journal: how many were begun, and sent; then by
+// message: how often it came, and how often flagged.
 const pythonSteps = `
-journal = mmap.mmap(-1, 4096)  # words: begun, sent; then by message: came, and flagged
-
-def put(i, v): struct.pack_into("<Q", journal, 8 * i, v)
-def get(i): return struct.unpack_from("<Q", journal, 8 * i)[0]
-
 def sends():
-    with Ring(name) as ring, retry(ring.sender) as s:
+    with Ring(name) as ring, retry(ring.sender, Taken) as s:
         def count(n, f):
             put(0, get(0) + n)
             f()
@@ -462,55 +430,12 @@ def receives():
         i = 2 + 2 * parse(p)[1]
         put(i, get(i) + 1)
         put(i + 1, get(i + 1) + r.redelivered)
-    with Ring(name) as ring, retry(ring.receiver) as r:
+    with Ring(name) as ring, retry(ring.receiver, Taken) as r:
         came(r.receive(), r)
         with r.lease() as view:
             came(view, r)
         for p in r.receive_batch(2):
             came(p, r)
-
-def steps(what):
-    "The lines that what runs, in order."
-    seen = []
-    def trace(frame, event, arg):
-        if frame.f_code.co_filename != shm_ring.__file__:
-            return None
-        if event == "line":
-            seen.append(frame.f_lineno)
-        return trace
-    sys.settrace(trace)
-    try:
-        what()
-    finally:
-        sys.settrace(None)
-    return seen
-
-def plan(what):
-    seen = steps(what)
-    return sorted({seen.index(line) for line in seen} | {len(seen) - 1 - seen[::-1].index(line) for line in seen})
-
-def die(what, at):
-    "Has a child killed before its step number at; tells whether it came to that."
-    journal[:] = bytes(4096)
-    warnings.simplefilter("ignore", DeprecationWarning)
-    pid = os.fork()
-    if pid:
-        status = os.waitpid(pid, 0)[1]
-        return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, status
-    left = [at]
-    def trace(frame, event, arg):
-        if frame.f_code.co_filename != shm_ring.__file__:
-            return None
-        if event == "line":
-            if left[0] == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            left[0] -= 1
-        return trace
-    sys.settrace(trace)
-    try:
-        what()
-    finally:
-        os._exit(0)
 `
 
 // A Python killed between any two of its stores leaves a ring that works, with
@@ -580,7 +505,7 @@ func killPython(t *testing.T, py shmtest.Python, what string, o ring.Options) {
 		return came, again
 	}
 	feed()
-	p.Do(fmt.Sprintf("at = plan(%s)", what), "None")
+	p.Do(fmt.Sprintf("at = plan(shm_ring, %s)", what), "None")
 	drain()
 	p.Send("' '.join(map(str, at))")
 	var hits, total int
@@ -596,7 +521,7 @@ func killPython(t *testing.T, py shmtest.Python, what string, o ring.Options) {
 			continue
 		}
 		feed()
-		p.Send(fmt.Sprintf("die(%s, %s)", what, at))
+		p.Send(fmt.Sprintf("die(shm_ring, %s, %s)", what, at))
 		total++
 		switch line := p.Line(); line {
 		case "(True, 9)":

@@ -20,7 +20,8 @@ var Arrays string
 //go:embed shm_lock.py
 var Lock string
 
-// Modules has the modules for users to copy, shm_lock.py and its kin, as files.
+// Modules has the modules for users to copy, shm_lock.py and its kin, as files; and
+// parties.py, what the tests of rings and topics do with them.
 //
-//go:embed shm_*.py
+//go:embed shm_*.py parties.py
 var Modules embed.FS

@@ -103,7 +103,7 @@ class Topic(_Party):
         Takes no part, and does not wait. For a topic that publishers overwrite.
         """
         self._check_open()
-        for _ in range(2 * self.slots + 1024):
+        for _ in range(2 * self.slots + 64):
             t = self._tail()
             first, pos = max(t - self.slots, 0), t
             while pos > first:
@@ -149,7 +149,7 @@ class Topic(_Party):
         """The first position that nobody has claimed."""
         read = self._read
         t = read(_TAIL)
-        for _ in range(2 * self.slots + 1024):
+        for _ in range(2 * self.slots + 64):
             w = read(self._slot(t))
             ahead = self._ahead(w, t)
             if ahead == 0 and self._one and w & 7 != _FULL:
@@ -296,7 +296,7 @@ class Publisher(_Part):
                 read(topic._slot(pos))
                 return True
             steps += 1
-            if steps > 2 * topic.slots + 1024:
+            if steps > 2 * topic.slots + 64:
                 h = read(_TAIL)
                 if h == hint:
                     raise _garbage("the tail", h)
@@ -466,7 +466,7 @@ class Subscriber(_Part):
     def _find(self):
         """The next message's word and length, at _pos, from now on perhaps overwritten; or None."""
         topic = self._ring
-        for _ in range(2 * topic.slots + 1024):
+        for _ in range(2 * topic.slots + 64):
             at = topic._slot(self._pos)
             w = topic._read(at)
             ahead, state = topic._ahead(w, self._pos), w & 7
