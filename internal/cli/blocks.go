@@ -36,6 +36,7 @@ type blockDoc struct {
 	Array   *npyDoc       `json:"array,omitempty"`  // the same
 	Locks   []lock.Info   `json:"locks,omitempty"`  // the same
 	Ring    *ringDoc      `json:"ring,omitempty"`   // the same
+	Topic   *topicDoc     `json:"topic,omitempty"`  // the same
 
 	ArrayError string `json:"array_error,omitempty"` // why there is no array, or no summary
 }

@@ -25,8 +25,8 @@ func newInfo(a *app) *cobra.Command {
 		Short:   "Show all about a block, or how to open it in Python",
 		Long: `Show a block's size, permissions and owner, how much of it occupies memory,
 what it holds if that can be told, the locks of package lock in its first mebibyte
-with who holds them, and which processes have it open or mapped; of a ring who
-takes part.
+with who holds them, and which processes have it open or mapped; of a ring or
+topic who takes part.
 
 Of an array, a block that begins with a .npy header, it shows type and shape and
 looks through the elements: smallest, largest, mean, how many are NaN; of
@@ -98,6 +98,8 @@ func (a *app) printInfo(ctx context.Context, blocks []shm.Info, force *bool) err
 				doc.Blocks[i].List, _ = listOf(b) // absent if it cannot be told
 			case "ring":
 				doc.Blocks[i].Ring, _ = ringOf(b.Dir, b.Name)
+			case "topic":
+				doc.Blocks[i].Topic, _ = topicOf(b.Dir, b.Name)
 			case "npy":
 				array, _, err := a.npyOf(ctx, b, force)
 				if ctx.Err() != nil {
@@ -194,16 +196,24 @@ func (a *app) printOne(ctx context.Context, b shm.Info, seen *proc.Snapshot, for
 				line(what[i], text[i])
 			}
 		}
-	case b.Kind == "ring":
-		d, err := ringOf(b.Dir, b.Name)
+	case b.Kind == "ring", b.Kind == "topic":
+		var d statDoc
+		var err error
+		text := "ring: a queue of messages"
+		if b.Kind == "ring" {
+			d, err = ringOf(b.Dir, b.Name)
+		} else {
+			text = "topic: messages that every subscriber reads"
+			d, err = topicOf(b.Dir, b.Name)
+		}
 		if err != nil {
-			line("kind", cell{red, "ring, but " + oneLine(a.message(err))})
+			line("kind", cell{red, b.Kind + ", but " + oneLine(a.message(err))})
 			break
 		}
-		line("kind", "ring: a queue of messages")
-		what, text := d.lines(a, holdersOf(seen, b))
+		line("kind", text)
+		what, texts := d.lines(a, holdersOf(seen, b))
 		for i := range what {
-			line(what[i], text[i])
+			line(what[i], texts[i])
 		}
 	case b.Kind != "":
 		line("kind", printable(b.Kind))

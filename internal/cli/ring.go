@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -104,24 +105,27 @@ func (d *ringDoc) lines(a *app, seen []proc.Holder) (what, text []string) {
 	for _, role := range []string{"sender", "receiver"} {
 		var who []string
 		for _, p := range d.Participants {
-			if p.Role != role {
-				continue
+			if p.Role == role {
+				who = append(who, takerText(p.Owner, seen))
 			}
-			s := ownerText(p.Owner, seen)
-			if !p.Owner.Alive {
-				s += ", dead"
-			}
-			who = append(who, s)
 		}
-		if who == nil {
-			who = []string{"none"}
-		}
-		line(role+"s", "%s", strings.Join(who, "; "))
+		line(role+"s", "%s", cmp.Or(strings.Join(who, "; "), "none"))
 	}
 	if d.Elsewhere {
-		line("note", "its users keep their leases in another place, so who lives is unknown, and nobody can join from here")
+		line("note", elsewhereText)
 	}
 	return what, text
+}
+
+const elsewhereText = "its users keep their leases in another place, so who lives is unknown, and nobody can join from here"
+
+// takerText names one who takes part.
+func takerText(o shm.Owner, seen []proc.Holder) string {
+	text := ownerText(o, seen)
+	if !o.Alive {
+		text += ", dead"
+	}
+	return text
 }
 
 // completeKind completes arguments to the names of blocks of a kind.
@@ -294,16 +298,43 @@ func usedStyle(percent int) style {
 }
 
 func newRingStat(a *app) *cobra.Command {
-	var follow bool
-	cmd := &cobra.Command{
-		Use:   "stat NAME…",
-		Short: "Show how full a ring is, what passed, and who takes part",
-		Long: `Show what a ring was made for, how full it is, how many messages have passed, and
+	return a.newStat("ring", `Show what a ring was made for, how full it is, how many messages have passed, and
 which processes send and receive. With --follow, a line each second until ^C.`,
-		Example: `  shm ring stat jobs
+		`  shm ring stat jobs
   shm ring stat --follow jobs
   shm ring stat --json jobs | jq '.rings[0].participants[].owner.pid'`,
-		ValidArgsFunction: a.completeKind("ring"),
+		func(dir, name string) (statDoc, error) { d, err := ringOf(dir, name); return d, err })
+}
+
+// statDoc is what stat shows: a *ringDoc or *topicDoc.
+type statDoc interface {
+	called(name string)
+	lines(a *app, seen []proc.Holder) (what, text []string)
+	heading() string
+	since(a *app, before statDoc) string // a line of figures below the heading
+}
+
+func (d *ringDoc) called(name string) { d.Name = name }
+
+func (d *ringDoc) heading() string {
+	return "          USED               SENT/s RECEIVED/s  SENDERS RECEIVERS"
+}
+
+func (d *ringDoc) since(a *app, before statDoc) string {
+	was, _ := before.(*ringDoc)
+	used := fmt.Sprintf("%s %3d%%", bar(uint64(d.Pending), uint64(d.Slots), 20), d.percent())
+	return fmt.Sprintf("%s %9d %10d %8d %9d", a.paint(usedStyle(d.percent()), used), d.Sent-was.Sent, d.Received-was.Received, d.Senders, d.Receivers)
+}
+
+// newStat makes the verb stat of a kind of blocks, that of looks at.
+func (a *app) newStat(kind, long, example string, of func(dir, name string) (statDoc, error)) *cobra.Command {
+	var follow bool
+	cmd := &cobra.Command{
+		Use:               "stat NAME…",
+		Short:             "Show how full a " + kind + " is, what passed, and who takes part",
+		Long:              long,
+		Example:           example,
+		ValidArgsFunction: a.completeKind(kind),
 		Args:              atLeast(1, "a name"),
 		RunE: func(cmd *cobra.Command, names []string) error {
 			dir, err := a.place()
@@ -312,27 +343,27 @@ which processes send and receive. With --follow, a line each second until ^C.`,
 			}
 			if follow {
 				if len(names) > 1 {
-					return usageError{errors.New("--follow wants one name"), "shm ring stat --follow " + shellQuote(names[0])}
+					return usageError{errors.New("--follow wants one name"), cmd.CommandPath() + " --follow " + shellQuote(names[0])}
 				}
-				return a.followRing(cmd.Context(), dir, names[0])
+				return a.followStat(cmd.Context(), dir, kind, names[0], of)
 			}
 			var blocks []shm.Info
-			var docs []*ringDoc
+			docs := []statDoc{} // not null in JSON
 			var errs []error
 			for _, name := range names {
 				b, err := dir.Stat(name)
-				var d *ringDoc
+				var d statDoc
 				if err == nil {
-					d, err = ringOf(string(dir), name)
+					d, err = of(string(dir), name)
 				}
 				if err != nil {
-					errs = append(errs, a.otherKind(dir, name, "ring", err))
+					errs = append(errs, a.otherKind(dir, name, kind, err))
 					continue
 				}
-				d.Name = b.Name
+				d.called(b.Name)
 				blocks, docs = append(blocks, b), append(docs, d)
 			}
-			if err := a.printRings(blocks, docs); err != nil {
+			if err := a.printStats(kind, blocks, docs); err != nil {
 				return err
 			}
 			return errors.Join(errs...)
@@ -342,12 +373,9 @@ which processes send and receive. With --follow, a line each second until ^C.`,
 	return cmd
 }
 
-func (a *app) printRings(blocks []shm.Info, docs []*ringDoc) error {
+func (a *app) printStats(kind string, blocks []shm.Info, docs []statDoc) error {
 	if a.json {
-		if docs == nil {
-			docs = []*ringDoc{}
-		}
-		return a.writeJSON(map[string]any{"rings": docs})
+		return a.writeJSON(map[string]any{kind + "s": docs})
 	}
 	if len(docs) == 0 {
 		return nil
@@ -361,7 +389,7 @@ func (a *app) printRings(blocks []shm.Info, docs []*ringDoc) error {
 			fmt.Fprintln(a.stdout)
 		}
 		t := a.newTable("", "")
-		t.row(cell{bold, "name:"}, printable(d.Name))
+		t.row(cell{bold, "name:"}, printable(blocks[i].Name))
 		what, text := d.lines(a, holdersOf(seen, blocks[i]))
 		for k := range what {
 			t.row(cell{bold, what[k] + ":"}, text[k])
@@ -379,14 +407,14 @@ const (
 	peekEvery   = 20 * time.Millisecond
 )
 
-// followRing writes a line each second.
-func (a *app) followRing(ctx context.Context, dir shm.Dir, name string) error {
-	before, err := ringOf(string(dir), name)
+// followStat writes a line each second.
+func (a *app) followStat(ctx context.Context, dir shm.Dir, kind, name string, of func(dir, name string) (statDoc, error)) error {
+	before, err := of(string(dir), name)
 	if err != nil {
-		return a.otherKind(dir, name, "ring", err)
+		return a.otherKind(dir, name, kind, err)
 	}
 	if !a.json {
-		fmt.Fprintln(a.stdout, a.paint(bold, "          USED               SENT/s RECEIVED/s  SENDERS RECEIVERS"))
+		fmt.Fprintln(a.stdout, a.paint(bold, before.heading()))
 	}
 	tick := time.NewTicker(followEvery)
 	defer tick.Stop()
@@ -396,16 +424,15 @@ func (a *app) followRing(ctx context.Context, dir shm.Dir, name string) error {
 			return ctx.Err()
 		case <-tick.C:
 		}
-		d, err := ringOf(string(dir), name)
+		d, err := of(string(dir), name)
 		if err != nil {
 			return err
 		}
+		d.called(name)
 		if a.json {
-			d.Name = name
 			err = a.putLine(d)
 		} else {
-			used := fmt.Sprintf("%s %3d%%", bar(uint64(d.Pending), uint64(d.Slots), 20), d.percent())
-			_, err = fmt.Fprintf(a.stdout, "%s %9d %10d %8d %9d\n", a.paint(usedStyle(d.percent()), used), d.Sent-before.Sent, d.Received-before.Received, d.Senders, d.Receivers)
+			_, err = fmt.Fprintln(a.stdout, d.since(a, before))
 		}
 		if err != nil {
 			return err
@@ -536,27 +563,12 @@ last message.`,
 			if err != nil {
 				return a.ringHint(err, q)
 			}
-			n := 0
-			err = a.eachMessage(cmd.Context(), &f, q.Options().MaxMessage, func(number int, p []byte) error {
-				ctx, cancel := limited(cmd.Context(), wait)
-				defer cancel()
-				err := s.SendContext(ctx, p)
-				if err == nil {
-					n = number
-				}
-				return err
-			})
+			err = a.sendAll(cmd, &f, wait, q.Options().MaxMessage, s.SendContext)
 			if errors.Is(err, errTooLong) {
 				err = hint(err, "shm ring create --max-message SIZE NAME, a ring with more room")
 			}
 			if err == nil {
 				err = s.Close()
-			}
-			if a.json {
-				err = errors.Join(a.writeJSON(map[string]int{"sent": n}), err)
-			}
-			if err != nil && n > 0 {
-				fmt.Fprintf(a.stderr, "shm: %d messages were sent before\n", n)
 			}
 			return a.ringHint(err, q)
 		},
@@ -564,6 +576,30 @@ last message.`,
 	f.forInput(cmd)
 	cmd.Flags().VarP(newValue(&wait, "DURATION", "for ever", parseWait), "wait", "w", "wait so long for room for each message: 30s, 5m")
 	return cmd
+}
+
+// sendAll sends each message of the input, waiting so long for each, and says how many it
+// were, with --json or if it did not come to the end.
+func (a *app) sendAll(cmd *cobra.Command, f *framing, wait time.Duration, limit int, send func(context.Context, []byte) error) error {
+	n := 0
+	err := a.eachMessage(cmd.Context(), f, limit, func(number int, p []byte) error {
+		ctx, cancel := limited(cmd.Context(), wait)
+		defer cancel()
+		err := send(ctx, p)
+		if err == nil {
+			n = number
+		}
+		return err
+	})
+	if a.json {
+		if jerr := a.writeJSON(map[string]int{"sent": n}); err == nil {
+			err = jerr
+		}
+	}
+	if err != nil && n > 0 {
+		fmt.Fprintf(a.stderr, "shm: %d messages were sent before\n", n)
+	}
+	return err
 }
 
 // limited is ctx, with an end if wait is not negative.

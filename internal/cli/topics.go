@@ -30,6 +30,7 @@ A block ("B" below):
   array                     A, if it holds a .npy file; info only
   array_error               why there is no array, or no summary of it; info only
   ring                      R, if it is one; info only
+  topic                     T, likewise
   locks                     [K], those of package lock; info only
   device, inode
   holders                   [H]; info and ls -l only
@@ -79,10 +80,19 @@ A ring ("R"):
   pending                   slots in use; senders, receivers: how many
   participants              [{role: "sender" or "receiver", owner: {pid, alive, lease}}]
   elsewhere                 as of a lock
+A topic ("T"):
+  slot_size, slots, most_participants
+  policy                    "overwrite" or "wait"
+  many_publishers
+  published, received, missed, waits, high_water
+  kept                      messages; publishers, subscribers: how many
+  participants              [{role: "publisher" or "subscriber", owner, behind}]
+  elsewhere                 as of a lock
 A message ("M"), one on each line:
   text or base64            base64 if it is not UTF-8
   redelivered, taken        a dead receiver had it; a receiver has it
-  position                  tail only: where it lies
+  position                  where it lies, of a topic its number; not in ring sub
+  missed                    how many were overwritten before it
 
 create, put    B
 put --npz      {blocks: [B]}
@@ -117,6 +127,8 @@ manager        ls: {address, blocks: [{name, size}]}, no size: not on this machi
 ring           create: B; ls: {dir, rings: [R and name, dir]}; stat: {rings: [R and
                name, dir]}, with --follow R on each line; tail, sub: lines of M;
                pub: {sent: count}
+topic          create, ls, stat, tail, sub, pub: as ring, with T and topics in place
+               of R and rings; latest: M
 doctor         {ok, findings: [{check, level: "ok", "note" or "todo", text, remedy}]}
 version        {version, go, system, revision, time, modified}
 
