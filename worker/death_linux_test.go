@@ -72,8 +72,9 @@ var tick = worker.Func("tick", func(_ context.Context, j tickJob) (d tickDone, e
 	return d, err
 })
 
-// chaos runs jobs while others die, and returns how many failed by that.
-func chaos(t *testing.T, p *worker.Pool, jobs, retries int) (failed int) {
+// chaos runs jobs while workers die, and returns how many failed by that. It calls each, when
+// that many have ended.
+func chaos(t *testing.T, p *worker.Pool, jobs, retries int, each func(n int)) (failed int) {
 	t.Helper()
 	b, err := shm.Create(shmtest.Name(t), 8*jobs, nil)
 	if err != nil {
@@ -89,10 +90,10 @@ func chaos(t *testing.T, p *worker.Pool, jobs, retries int) (failed int) {
 	inputs := func(yield func(tickJob) bool) {
 		for i := range jobs {
 			j := tickJob{Runs: b.Ref(), Index: int64(i)}
-			switch {
-			case i%16 == 3:
+			switch i % 16 {
+			case 3:
 				j.Kind, j.Bytes = tickBytes, long
-			case i%16 == 7:
+			case 7:
 				j.Kind = tickBlock
 			}
 			if !yield(j) {
@@ -100,12 +101,14 @@ func chaos(t *testing.T, p *worker.Pool, jobs, retries int) (failed int) {
 			}
 		}
 	}
-	seen := make([]bool, jobs)
+	seen, ended := make([]bool, jobs), 0
 	for r := range worker.MapUnordered(t.Context(), p, tick, inputs) {
 		if r.Index < 0 || seen[r.Index] {
 			t.Fatalf("job %d was reported before; now %v", r.Index, r.Err)
 		}
 		seen[r.Index] = true
+		ended++
+		each(ended)
 		n := runs[r.Index].Load()
 		if n > int64(1+retries) {
 			t.Errorf("job %d ran %d times", r.Index, n)
@@ -157,24 +160,22 @@ func TestChaos(t *testing.T) {
 			t.Logf("SHM_SEED=%d", seed)
 			rnd := rand.New(rand.NewPCG(seed, uint64(retries)))
 			p := newPool(t, 3, &worker.PoolOptions{Retries: retries})
-			end, ended := make(chan struct{}), make(chan int)
-			go func() {
-				kills := 0
-				for {
-					select {
-					case <-end:
-						ended <- kills
-						return
-					case <-time.After(time.Duration(rnd.IntN(8000)) * time.Microsecond):
-					}
-					if pids := p.PIDs(); len(pids) > 0 && syscall.Kill(pids[rnd.IntN(len(pids))], syscall.SIGKILL) == nil {
-						kills++
-					}
+			// So many jobs from one to the next, and not so much time, of which a busy machine
+			// needs any amount to start a worker.
+			kills, next := 0, 0
+			failed := chaos(t, p, number("SHM_JOBS", 6000), retries, func(n int) {
+				if n < next {
+					return
 				}
-			}()
-			failed := chaos(t, p, number("SHM_JOBS", 6000), retries)
-			close(end)
-			t.Logf("%d kills, %d jobs failed, %+v", <-ended, failed, p.Stats())
+				next = n + 1 + rnd.IntN(60)
+				if pids := p.PIDs(); len(pids) > 0 && syscall.Kill(pids[rnd.IntN(len(pids))], syscall.SIGKILL) == nil {
+					kills++
+				}
+			})
+			t.Logf("%d kills, %d jobs failed, %+v", kills, failed, p.Stats())
+			if kills == 0 || p.Stats().Died == 0 {
+				t.Error("nobody died")
+			}
 			if retries > 0 && failed > 0 {
 				t.Errorf("%d jobs failed in spite of retries", failed)
 			}

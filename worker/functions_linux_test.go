@@ -8,7 +8,6 @@ import (
 	"math"
 	"os"
 	"runtime"
-	"slices"
 	"strconv"
 	"sync/atomic"
 	"syscall"
@@ -79,7 +78,7 @@ var goSuite = suite{
 		if err := begun(name); err != nil {
 			return "", err
 		}
-		for i := 0; ; i++ { //nolint:revive // for ever
+		for i := 0; ; i++ {
 		}
 	}),
 	Print: worker.Func("print", func(_ context.Context, s string) (string, error) {
@@ -206,13 +205,6 @@ var (
 	environ = worker.Func("environ", func(_ context.Context, key string) ([]string, error) {
 		dir, err := os.Getwd()
 		return []string{os.Getenv(key), dir}, err
-	})
-	doubled = worker.Func("doubled", func(_ context.Context, v []int64) ([]int64, error) {
-		v = slices.Clone(v)
-		for i := range v {
-			v[i] *= 2
-		}
-		return v, nil
 	})
 )
 

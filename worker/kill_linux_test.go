@@ -35,7 +35,7 @@ func TestKillPoints(t *testing.T) {
 						hits[point]++
 						return
 					}
-					failed := chaos(t, p, 100, retries)
+					failed := chaos(t, p, 100, retries, func(int) {})
 					st := p.Stats()
 					hits[point] += int(st.Died)
 					// A worker that dies each time it has begun, or has not handed over a
