@@ -27,7 +27,7 @@ var layers = [][]string{
 	{"internal/cli"},
 	{"internal/demo"},
 	{"worker", "manager"},
-	{"array/npz"}, // above array, whose files it packs
+	{"array/npz", "internal/pyproc"}, // above array, whose files the one packs, and whose views the other sends
 	{"conn", "list", "array", "lock", "ring", "topic"},
 	{"internal/party"}, // what ring and topic stand on
 	{"."},

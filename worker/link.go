@@ -86,6 +86,8 @@ type payload struct {
 	size  int
 	files []*os.File // travel as descriptors
 
+	keywords bool // for Python: the value is keyword arguments
+
 	// A child gives away what it returns.
 	give    bool
 	offers  []offer

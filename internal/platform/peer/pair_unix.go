@@ -26,3 +26,18 @@ func Pair() (a, b *os.File, err error) {
 	}
 	return os.NewFile(uintptr(fds[0]), "socket"), os.NewFile(uintptr(fds[1]), "socket"), nil
 }
+
+// Shut ends what f, an end of a Pair, sends, for all processes that have it: the
+// other end reads what there is, and then io.EOF.
+func Shut(f *os.File) error {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var shut error
+	err = raw.Control(func(fd uintptr) { shut = unix.Shutdown(int(fd), unix.SHUT_WR) })
+	if err == nil {
+		err = os.NewSyscallError("shutdown", shut)
+	}
+	return err
+}
