@@ -123,7 +123,7 @@ func conform(t *testing.T, s suite) {
 	})
 	t.Run("streams", func(t *testing.T) {
 		var out, errs bytes.Buffer
-		p, err := worker.Start(ctx, s.Print, "R\x00\xff{}\n", &worker.Options{Stdout: &out, Stderr: &errs})
+		p, err := worker.Start(ctx, s.Print, "R\x00\x7f{}\n", &worker.Options{Stdout: &out, Stderr: &errs})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -494,7 +494,7 @@ func conformBlocks(t *testing.T, s suite) {
 			t.Error(err)
 		}
 	}
-	l, err := list.Create(shmtest.Name(t), []any{41, "x"}, nil)
+	l, err := list.Create(shmtest.Name(t), []any{41, "x"}, &list.Options{Layout: s.Layout})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -506,6 +506,24 @@ func conformBlocks(t *testing.T, s suite) {
 	if n, err := l.Int(0); n != 42 || err != nil {
 		t.Error(n, err)
 	}
+	if s.Scale != (worker.Function[*array.Array[float64], float64]{}) {
+		conformArrays(t, s, p)
+	}
+	// What nobody takes is removed.
+	for r := range worker.MapUnordered(ctx, p, s.Make, slices.Repeat([]int64{100}, 20)) {
+		if err := errors.Join(r.Err, r.Value.Unlink(), r.Value.Close()); err != nil {
+			t.Error(err)
+		}
+		break
+	}
+	p.Kill()
+	if _, err := shm.Prune(); err != nil {
+		t.Error(err)
+	}
+}
+
+func conformArrays(t *testing.T, s suite, p *worker.Pool) {
+	ctx := t.Context()
 	a, err := array.Create[float64](shmtest.Name(t), []int{3, 4}, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -529,17 +547,6 @@ func conformBlocks(t *testing.T, s suite) {
 		t.Error(m, m.Data())
 	}
 	if err := errors.Join(m.Unlink(), m.Close()); err != nil {
-		t.Error(err)
-	}
-	// What nobody takes is removed.
-	for r := range worker.MapUnordered(ctx, p, s.Make, slices.Repeat([]int64{100}, 20)) {
-		if err := errors.Join(r.Err, r.Value.Unlink(), r.Value.Close()); err != nil {
-			t.Error(err)
-		}
-		break
-	}
-	p.Kill()
-	if _, err := shm.Prune(); err != nil {
 		t.Error(err)
 	}
 }

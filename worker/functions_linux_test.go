@@ -39,6 +39,8 @@ type suite struct {
 	Matrix worker.Function[int64, *array.Array[float64]]   // n by n, with element i, j = 10 i + j
 	Fork   worker.Function[string, string]                 // leaves a process that lives on, with all descriptors
 	Close  worker.Function[string, string]                 // closes all descriptors from 3 on
+
+	Layout list.Layout // of the lists that it knows; Scale and Matrix may be missing
 }
 
 type pair struct{ A, B int64 }

@@ -90,7 +90,7 @@ func Python[In, Out any](script, function string, opts *PythonOptions) Function[
 	}
 	c.encode = func(p *payload, in In) (err error) {
 		p.keywords = o.Keywords
-		p.data, err = pyproc.Encode(in, o.Keywords)
+		p.data, p.files, err = pyproc.Encode(in, o.Keywords)
 		return encodeError(err)
 	}
 	c.decode = func(r *reply) (out Out, err error) {

@@ -48,8 +48,9 @@ const (
 	// has room for two of them and what is told beside, so that no write waits.
 	direct = 32 << 10
 
-	// brief is how long jobs may take on average for the next one to be sent before
-	// the one at work is done. It cannot be taken back then.
+	// brief is how long jobs may take on average, and the one at work may have taken,
+	// for the next one to be sent before that is done. It cannot be taken back then,
+	// and waits if this one should be long.
 	brief = time.Millisecond
 
 	depth   = 16
@@ -310,7 +311,7 @@ func (c *Child) Send(j *Job) error {
 // pump sends what is to be sent now. Call with mu locked.
 func (c *Child) pump() {
 	for i, w := range c.jobs {
-		if c.writing || i > 1 || i == 1 && c.average > brief {
+		if c.writing || i > 1 || i == 1 && (c.average > brief || time.Since(c.jobs[0].since) > brief) {
 			return
 		}
 		if w.sent {

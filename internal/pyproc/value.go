@@ -1,17 +1,21 @@
 package pyproc
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"math"
 	"math/big"
+	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 
 	"github.com/sharedmem/shm"
 	"github.com/sharedmem/shm/array"
 	"github.com/sharedmem/shm/internal/pickle"
+	"github.com/sharedmem/shm/internal/platform/mem"
 	"github.com/sharedmem/shm/list"
 )
 
@@ -50,8 +54,11 @@ func isArray(t reflect.Type) bool { return t.Kind() == reflect.Pointer && t.Impl
 // Encode returns the arguments of a call, as a pickle: of f(v); of f(), if v is a struct
 // without fields; or of f(**v), with keywords, where v is a struct or a map.
 //
+// The files have to stay open until the call is over: there Python finds memory
+// without a name.
+//
 // Errors: ErrValue, pickle's limits.
-func Encode(v any, keywords bool) ([]byte, error) {
+func Encode(v any, keywords bool) (b []byte, files []*os.File, err error) {
 	e := &encoder{}
 	args := pickle.Tuple{v}
 	if t := reflect.TypeOf(v); t != nil && t.Kind() == reflect.Struct && t.NumField() == 0 {
@@ -60,18 +67,21 @@ func Encode(v any, keywords bool) ([]byte, error) {
 			args = pickle.Tuple{pickle.Dict{}}
 		}
 	}
-	b, err := pickle.Marshal(args, &pickle.EncodeOptions{Convert: e.convert, MaxBytes: MaxMessage})
+	b, err = pickle.Marshal(args, &pickle.EncodeOptions{Convert: e.convert, MaxBytes: MaxMessage})
 	if e.err != nil {
 		err = e.err
 	}
 	if err != nil && !errors.Is(err, ErrValue) {
 		err = fmt.Errorf("a %T %w: %w", v, ErrValue, err)
 	}
-	return b, err
+	return b, e.files, err
 }
 
 // encoder turns into what package pickle knows what it does not know.
-type encoder struct{ err error }
+type encoder struct {
+	files []*os.File
+	err   error
+}
 
 func (e *encoder) fail(format string, args ...any) (any, bool) {
 	if e.err == nil {
@@ -86,17 +96,17 @@ func (e *encoder) convert(v any) (any, bool) {
 		if v == nil {
 			return nil, true
 		}
-		return e.block("block", v.Ref())
+		return e.call("SharedMemory", e.block(v))
 	case *list.List:
 		if v == nil {
 			return nil, true
 		}
-		return e.block("shareable_list", v.Ref())
+		return e.list(v.Ref())
 	case shm.Ref:
 		if v.Kind == "list" {
-			return e.block("shareable_list", v)
+			return e.list(v)
 		}
-		return e.block("block", v)
+		return e.call("SharedMemory", e.named(v, false))
 	case complex128:
 		return &pickle.Call{Func: complexClass, Args: pickle.Tuple{real(v), imag(v)}}, true
 	case complex64:
@@ -156,24 +166,43 @@ func fieldName(f reflect.StructField) string {
 	return f.Name
 }
 
-func (e *encoder) name(ref shm.Ref) (string, bool) {
-	switch {
-	case ref.Name == "":
-		e.fail("a block without a name, which Python's SharedMemory could not open,")
-		return "", false
-	case ref.Dir != "":
-		e.fail("the block %s, which is in the directory %s where Python's SharedMemory does not look,", ref.Name, ref.Dir)
-		return "", false
-	}
-	return ref.Name, true
+func (e *encoder) call(maker string, args pickle.Tuple) (any, bool) {
+	return &pickle.Call{Func: global(maker), Args: args}, true
 }
 
-func (e *encoder) block(maker string, ref shm.Ref) (any, bool) {
-	name, ok := e.name(ref)
-	if !ok {
-		return nil, true
+// named is where a block with a name is, what it is called, and whether it is for
+// reading only.
+func (e *encoder) named(ref shm.Ref, readOnly bool) pickle.Tuple {
+	if ref.Name == "" {
+		e.fail("a block without a name")
 	}
-	return &pickle.Call{Func: global(maker), Args: pickle.Tuple{name}}, true
+	dir, err := filepath.Abs(cmp.Or(ref.Dir, mem.SystemDir))
+	if err != nil {
+		e.fail("%v: a block", err)
+	}
+	return pickle.Tuple{filepath.Join(dir, ref.Name), ref.Name, readOnly}
+}
+
+func (e *encoder) block(b *shm.Block) pickle.Tuple {
+	if b.Name() != "" {
+		return e.named(b.Ref(), b.ReadOnly())
+	}
+	f, err := b.File()
+	if err != nil {
+		e.fail("%v: %v", b, err)
+		return nil
+	}
+	e.files = append(e.files, f)
+	fd := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), f.Fd())
+	return pickle.Tuple{fd, fd, b.ReadOnly()}
+}
+
+// list is by name only: Python's class opens it itself.
+func (e *encoder) list(ref shm.Ref) (any, bool) {
+	if ref.Name == "" || ref.Dir != "" {
+		return e.fail("a list without a name, or in a directory of its own, where ShareableList does not look,")
+	}
+	return e.call("shareable_list", pickle.Tuple{ref.Name})
 }
 
 func (e *encoder) array(a arrayView) (any, bool) {
@@ -181,14 +210,8 @@ func (e *encoder) array(a arrayView) (any, bool) {
 	if b == nil {
 		return e.fail("%v, which lies in this process's own memory (array.Create makes one in shared memory),", a)
 	}
-	name, ok := e.name(b.Ref())
-	if !ok {
-		return nil, true
-	}
 	p := a.Place()
-	return &pickle.Call{Func: global("array"), Args: pickle.Tuple{
-		name, p.Offset, p.DType, tuple(p.Shape), tuple(p.Strides), b.ReadOnly(),
-	}}, true
+	return e.call("array", append(e.block(b), p.Offset, p.DType, tuple(p.Shape), tuple(p.Strides)))
 }
 
 func tuple(v []int) pickle.Tuple {
@@ -222,7 +245,7 @@ func Decode(b []byte, out any) (used map[string]bool, err error) {
 func globals(mod, name string) bool {
 	if mod == module {
 		switch name {
-		case "block", "shareable_list", "array", "value":
+		case "SharedMemory", "shareable_list", "array", "value":
 			return true
 		}
 	}
@@ -291,7 +314,7 @@ func pythonName(v any) string {
 	case *pickle.Call:
 		if g, ok := v.Func.(pickle.Global); ok {
 			switch g.Name {
-			case "block":
+			case "SharedMemory":
 				return "a SharedMemory"
 			case "shareable_list":
 				return "a ShareableList"
@@ -580,16 +603,9 @@ func (d *decoder) dynamic(dst reflect.Value, v any) error {
 // handle opens a block, list or array.
 func (d *decoder) handle(dst reflect.Value, c *pickle.Call, kind string) error {
 	t := dst.Type()
-	name, place, ok := handleOf(c, kind)
+	ref, place, ok := handleOf(c, kind)
 	if !ok {
 		return wrong(c, t)
-	}
-	var ref shm.Ref
-	if err := ref.Set(name); err != nil || ref.Name != strings.TrimPrefix(name, "/") {
-		return &mismatch{text: fmt.Sprintf("of a block %q", name), err: fmt.Errorf("%w: %w", ErrValue, shm.ErrName)}
-	}
-	if kind == "shareable_list" {
-		ref.Kind = "list"
 	}
 	want := t
 	if t.Kind() == reflect.Struct && t.NumField() == 0 {
@@ -598,7 +614,7 @@ func (d *decoder) handle(dst reflect.Value, c *pickle.Call, kind string) error {
 	d.used[ref.Name] = true
 	if t == anyType {
 		switch kind {
-		case "block":
+		case "SharedMemory":
 			want = blockType
 		case "shareable_list":
 			want = listType
@@ -610,8 +626,8 @@ func (d *decoder) handle(dst reflect.Value, c *pickle.Call, kind string) error {
 	case want == refType:
 		dst.Set(reflect.ValueOf(ref))
 		return nil
-	case want == blockType && kind == "block":
-		b, err := shm.Open(ref.Name, nil)
+	case want == blockType && kind == "SharedMemory":
+		b, err := ref.Open(nil)
 		if err != nil {
 			return opening(err)
 		}
@@ -627,7 +643,7 @@ func (d *decoder) handle(dst reflect.Value, c *pickle.Call, kind string) error {
 		dst.Set(reflect.ValueOf(l))
 		return nil
 	case want != nil && isArray(want) && kind == "array":
-		b, err := shm.Open(ref.Name, nil)
+		b, err := ref.Open(nil)
 		if err != nil {
 			return opening(err)
 		}
@@ -647,23 +663,35 @@ func (d *decoder) handle(dst reflect.Value, c *pickle.Call, kind string) error {
 func opening(err error) error { return &mismatch{text: "not to be opened", err: err} }
 
 // handleOf reads what the helper wrote of a handle.
-func handleOf(c *pickle.Call, kind string) (name string, p array.Place, ok bool) {
-	if kind != "array" {
-		if len(c.Args) != 1 {
-			return "", p, false
-		}
-		name, ok = c.Args[0].(string)
-		return name, p, ok && (kind == "block" || kind == "shareable_list")
+func handleOf(c *pickle.Call, kind string) (ref shm.Ref, p array.Place, ok bool) {
+	args := c.Args
+	if kind == "shareable_list" && len(args) == 1 {
+		name, ok := args[0].(string)
+		return shm.Ref{Name: name, Kind: "list"}, p, ok
 	}
-	if len(c.Args) != 5 {
-		return "", p, false
+	if len(args) < 3 {
+		return ref, p, false
 	}
-	name, ok1 := c.Args[0].(string)
-	off, ok2 := c.Args[1].(int64)
-	dtype, ok3 := c.Args[2].(string)
-	shape, ok4 := ints(c.Args[3])
-	strides, ok5 := ints(c.Args[4])
-	return name, array.Place{DType: dtype, Offset: int(off), Shape: shape, Strides: strides}, ok1 && ok2 && ok3 && ok4 && ok5
+	path, ok := args[0].(string)
+	dir, name := filepath.Split(path)
+	if dir = filepath.Clean(dir); strings.HasPrefix(dir, "/proc/") {
+		return ref, p, false // of memory that has no name
+	}
+	if dir == mem.SystemDir {
+		dir = ""
+	}
+	ref = shm.Ref{Name: name, Dir: dir}
+	if kind == "SharedMemory" {
+		return ref, p, ok && len(args) == 3
+	}
+	if kind != "array" || len(args) != 7 {
+		return ref, p, false
+	}
+	off, ok1 := args[3].(int64)
+	dtype, ok2 := args[4].(string)
+	shape, ok3 := ints(args[5])
+	strides, ok4 := ints(args[6])
+	return ref, array.Place{DType: dtype, Offset: int(off), Shape: shape, Strides: strides}, ok && ok1 && ok2 && ok3 && ok4
 }
 
 func ints(v any) ([]int, bool) {

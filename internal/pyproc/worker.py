@@ -6,6 +6,7 @@ import faulthandler
 import fcntl
 import importlib
 import io
+import mmap
 import os
 import pickle
 import select
@@ -18,7 +19,7 @@ import types
 from multiprocessing import parent_process, resource_tracker, shared_memory
 
 _FILE = __name__  # what tracebacks call this text
-_HIGH = 200  # where our descriptors are: functions that count from 3 miss them
+_HIGH = 200, 50, 10, 3  # where our descriptors are, if the limit allows: functions that count from 3 miss them
 _KEPT = 16  # mappings of arguments that stay for the next job
 _IDLE = 0.2  # seconds without a job, then none stays
 _TEXT = 24 << 10  # of an exception that are sent
@@ -28,10 +29,31 @@ _DONE, _FAILED, _NOT_SENT = range(3)
 
 
 class SharedMemory(shared_memory.SharedMemory):
+    # The same to those who use it, but opened by a path: the tracker hears nothing
+    # of it, and it may lie anywhere, have no name, or be for reading only.
+    _track = False
+
+    def __init__(self, path, name, read_only):
+        try:
+            self._fd = os.open(path, os.O_RDONLY if read_only else os.O_RDWR)
+        except PermissionError:
+            if read_only:
+                raise
+            read_only = True
+            self._fd = os.open(path, os.O_RDONLY)
+        self._size = os.fstat(self._fd).st_size
+        self._mmap = mmap.mmap(self._fd, self._size, prot=mmap.PROT_READ | (0 if read_only else mmap.PROT_WRITE))
+        self._buf = memoryview(self._mmap)
+        self._name = "/" + name
+        self.path = path
+        self.address = None  # of the memory, once somebody has asked
+
+    def unlink(self):
+        os.unlink(self.path)
+
     # Nobody has to close it. Python's own unmaps the memory when it is collected,
     # under the arrays over it: what NumPy holds is the mmap, but nothing that keeps
     # it from being closed. So it is not closed: it goes with the last of them.
-
     def __del__(self):
         self._buf = self._mmap = None
         fd, self._fd = self._fd, -1
@@ -43,19 +65,10 @@ class SharedMemory(shared_memory.SharedMemory):
 
 
 def _untrack(name):
-    if os.name == "posix":
-        resource_tracker.unregister("/" + name, "shared_memory")
+    resource_tracker.unregister("/" + name, "shared_memory")
 
 
 # What arguments are made of. Go's pickles call these by name.
-
-
-def block(name):
-    if sys.version_info >= (3, 13):
-        return SharedMemory(name, track=False)
-    b = SharedMemory(name)
-    _untrack(name)
-    return b
 
 
 def shareable_list(name):
@@ -64,28 +77,27 @@ def shareable_list(name):
     return sl
 
 
-_blocks = collections.OrderedDict()  # those under arrays, by name, as they were last used
+_blocks = collections.OrderedDict()  # those under arrays, by path, as they were last used
 
 
-def _same(name, b):
+def _same(path, b):
     try:
-        here, there = os.fstat(b._fd), os.stat("/dev/shm/" + name)
+        here, there = os.fstat(b._fd), os.stat(path)
     except OSError:
         return False
     return (here.st_ino, here.st_dev) == (there.st_ino, there.st_dev)
 
 
-def _mapped(name):
+def _mapped(path, name, read_only):
     # To map a block is quick; to touch its pages for the first time is not. So
     # it stays mapped for a moment, since the next job may well have the same.
-    b = _blocks.get(name)
-    if b is not None and _same(name, b):
-        _blocks.move_to_end(name)
+    b = _blocks.get(path)
+    if b is not None and _same(path, b) and (read_only or not b.buf.readonly):
+        _blocks.move_to_end(path)
         return b
-    for n in [n for n, b in _blocks.items() if not _same(n, b)]:
-        del _blocks[n]
-    b = _blocks[name] = block(name)
-    b.address = None
+    for p in [p for p, b in _blocks.items() if not _same(p, b)]:
+        del _blocks[p]
+    b = _blocks[path] = SharedMemory(path, name, read_only)
     if len(_blocks) > _KEPT:
         _blocks.popitem(last=False)
     return b
@@ -100,7 +112,7 @@ def _numpy():
     return numpy
 
 
-def array(name, offset, dtype, shape, strides, read_only):
+def array(path, name, read_only, offset, dtype, shape, strides):
     np = _numpy()
     if dtype == "bfloat16":
         import ml_dtypes  # which teaches NumPy the name
@@ -108,12 +120,12 @@ def array(name, offset, dtype, shape, strides, read_only):
     elif dtype[0] in "[{(":
         import ast
         dtype = ast.literal_eval(dtype)
-    b = _mapped(name)
+    b = _mapped(path, name, read_only)
     a = np.ndarray(shape, dtype, b.buf, offset, strides)
     if b.address is None:
         b.address = np.frombuffer(b.buf, np.uint8).__array_interface__["data"][0]
     if read_only:
-        a.flags.writeable = False
+        a.flags.writeable = False  # though the mapping may be another's, who may write
     return a
 
 
@@ -124,7 +136,7 @@ def value(v):
     return v
 
 
-_names = {block, shareable_list, array, value, bytearray, complex}
+_names = {SharedMemory, shareable_list, array, value, bytearray, complex}
 
 
 def _spelled(dt):
@@ -151,7 +163,7 @@ class _Pickler(pickle.Pickler):
                 return NotImplemented
         elif isinstance(obj, shared_memory.SharedMemory):
             self._give(obj)
-            return block, (obj.name,)
+            return SharedMemory, (getattr(obj, "path", "/dev/shm/" + obj.name), obj.name, False)
         elif isinstance(obj, shared_memory.ShareableList):
             self._give(obj.shm)
             return shareable_list, (obj.shm.name,)
@@ -191,9 +203,9 @@ class _Pickler(pickle.Pickler):
         if a.size:
             nbytes = a.itemsize + sum((n - 1) * s for n, s in zip(a.shape, a.strides) if s > 0)
             at_low = at + sum((n - 1) * s for n, s in zip(a.shape, a.strides) if s < 0)
-            for name, b in _blocks.items():  # what lies in an argument needs no copy
+            for path, b in _blocks.items():  # what lies in an argument needs no copy
                 if b.address is not None and b.address <= at_low and at + nbytes <= b.address + b.size and a.dtype.isnative:
-                    return array, (name, at - b.address, self._text(a.dtype), a.shape, a.strides)
+                    return array, (path, b.name, False, at - b.address, self._text(a.dtype), a.shape, a.strides)
         b = None
         try:
             b = shared_memory.SharedMemory(create=True, size=max(a.nbytes, 1))
@@ -210,7 +222,7 @@ class _Pickler(pickle.Pickler):
         del c
         self._give(b)
         self.own.append(b)
-        return array, (b.name, 0, self._text(dtype), a.shape, strides)
+        return array, ("/dev/shm/" + b.name, b.name, False, 0, self._text(dtype), a.shape, strides)
 
     @staticmethod
     def _text(dtype):
@@ -394,8 +406,17 @@ def _load(script):
     return main
 
 
+def _high(fd):
+    for least in _HIGH:
+        try:
+            return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, least)
+        except OSError:
+            pass
+    raise OSError("no more descriptors")
+
+
 def _moved(fd):
-    high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _HIGH)
+    high = _high(fd)
     os.close(fd)
     return high
 
@@ -403,7 +424,7 @@ def _moved(fd):
 def _die_with_parent():
     # The kernel kills us when the other end of this pipe is closed, whatever we
     # do then: a thread of ours would wait for a library that keeps the lock.
-    fd = fcntl.fcntl(parent_process().sentinel, fcntl.F_DUPFD_CLOEXEC, _HIGH)
+    fd = _high(parent_process().sentinel)
     fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)

@@ -291,5 +291,97 @@ def pid():
     return os.getpid()
 
 
+# What the suite for all languages calls.
+
+
+def suite_echo(s):
+    return s
+
+
+def suite_sum(v):
+    return sum(v)
+
+
+def suite_fail(text):
+    raise OSError(text)
+
+
+def suite_crash(text):
+    raise ValueError(text)
+
+
+def suite_exit(status):
+    sys.exit(status)
+
+
+def suite_kill(number):
+    os.kill(os.getpid(), number)
+
+
+def suite_loop(name):
+    with open("/dev/shm/" + name, "r+b") as f:
+        f.write(b"begun")
+    while True:
+        pass
+
+
+def suite_print(text):
+    for f in sys.stdout, sys.stderr:
+        f.write(text)
+        f.flush()
+    return text
+
+
+def suite_zeros(n):
+    return bytes(n)
+
+
+def suite_pid(_):
+    return os.getpid()
+
+
+def suite_blank(b):
+    total = sum(b.buf)
+    b.buf[:] = bytes(b.size)
+    return total
+
+
+def suite_make(n):
+    b = shared_memory.SharedMemory(create=True, size=n)
+    b.buf[:] = b"\7" * n
+    return b
+
+
+def suite_list(sl):
+    sl[0] += 1
+    return sl[0] - 1
+
+
+def suite_scale(a):
+    total = a.sum()
+    a *= 2
+    return total
+
+
+def suite_matrix(n):
+    import numpy as np
+    return np.add.outer(10.0 * np.arange(n), np.arange(n))
+
+
+def suite_fork(_):
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            os.set_inheritable(int(fd), True)
+        except OSError:
+            pass
+    subprocess.Popen(["/bin/sleep", "2"], close_fds=False)
+    return ""
+
+
+def suite_close(_):
+    os.closerange(3, 1024)
+    return ""
+
+
 if __name__ == "__main__":
     sys.exit("a worker does not run this")

@@ -154,15 +154,15 @@ func TestPythonArrays(t *testing.T) {
 		if _, err := worker.Call(t.Context(), pool, about, any(own)); !errors.Is(err, worker.ErrEncode) {
 			t.Error(err)
 		}
-		owned(t, before)
+		leftNothing(t, before)
 		if s := pool.Stats(); s.Died != 0 {
 			t.Errorf("%+v", s)
 		}
 	})
 }
 
-// owned complains of blocks of this process's that were not there before.
-func owned(t *testing.T, before []string) {
+// leftNothing complains of blocks of this process's that were not there before.
+func leftNothing(t *testing.T, before []string) {
 	t.Helper()
 	for _, name := range blocks(t) {
 		if info, err := shm.Stat(name); err == nil && info.Owner.PID == os.Getpid() && !slices.Contains(before, name) {
@@ -234,7 +234,7 @@ func TestPythonNoRoom(t *testing.T) {
 		if e, ok := errors.AsType[*worker.Failure](err); !ok || e.Type != "MemoryError" || !errors.Is(err, shm.ErrNoSpace) {
 			t.Error(err)
 		}
-		owned(t, before)
+		leftNothing(t, before)
 		if a := result(t, must(t, pool, f, 1<<20)); a.Len() != 1<<20 {
 			t.Error(a)
 		}

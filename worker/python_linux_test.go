@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/sharedmem/shm"
+	"github.com/sharedmem/shm/array"
 	"github.com/sharedmem/shm/conn"
 	"github.com/sharedmem/shm/internal/shmtest"
 	"github.com/sharedmem/shm/list"
@@ -51,15 +52,31 @@ func python[In, Out any](py, function string) worker.Function[In, Out] {
 	return worker.Python[In, Out](functions, function, &worker.PythonOptions{Interpreter: py})
 }
 
-func newPool(t testing.TB, n int, opts *worker.PoolOptions) *worker.Pool {
-	t.Helper()
-	shmtest.Deadline(t, 5*time.Minute)
-	pool, err := worker.NewPool(context.Background(), n, opts)
-	if err != nil {
-		t.Fatal(err)
+// pythonSuite is the suite of a Python.
+func pythonSuite(t *testing.T, py string, numpy bool) suite {
+	s := suite{
+		Echo: python[string, string](py, "suite_echo"), Sum: python[[]int64, int64](py, "suite_sum"),
+		Fail: python[string, string](py, "suite_fail"), Crash: python[string, string](py, "suite_crash"),
+		Exit: python[int64, int64](py, "suite_exit"), Kill: python[int64, int64](py, "suite_kill"),
+		Loop: python[string, string](py, "suite_loop"), Print: python[string, string](py, "suite_print"),
+		Zeros: python[int64, []byte](py, "suite_zeros"), PID: python[int64, int64](py, "suite_pid"),
+		Blank: python[*shm.Block, int64](py, "suite_blank"), Make: python[int64, *shm.Block](py, "suite_make"),
+		List: python[*list.List, int64](py, "suite_list"), Fork: python[string, string](py, "suite_fork"),
+		Close: python[string, string](py, "suite_close"), Layout: layoutOf(t, py),
 	}
-	t.Cleanup(func() { _ = pool.Close() })
-	return pool
+	if numpy {
+		s.Scale = python[*array.Array[float64], float64](py, "suite_scale")
+		s.Matrix = python[int64, *array.Array[float64]](py, "suite_matrix")
+	}
+	return s
+}
+
+func TestPythonConformance(t *testing.T) {
+	eachPython(t, func(t *testing.T, py string) { conform(t, pythonSuite(t, py, false)) })
+}
+
+func TestPythonNumPyConformance(t *testing.T) {
+	eachNumPy(t, func(t *testing.T, py string) { conform(t, pythonSuite(t, py, true)) })
 }
 
 // must calls a function that has to succeed.
@@ -302,6 +319,9 @@ func layoutOf(t *testing.T, py string) list.Layout {
 			return list.Python38
 		}
 	}
+	if strings.Contains(py, "py3.8") { // an environment of NumPy's
+		return list.Python38
+	}
 	return list.Python39
 }
 
@@ -330,7 +350,7 @@ func TestPythonBlocksNotTaken(t *testing.T) {
 	}
 	must(t, pool, python[[]byte, struct{}](py, "block_make"), []byte("x"))
 	_ = pool.Close()
-	owned(t, before)
+	leftNothing(t, before)
 }
 
 // blocks lists those that Python names.
