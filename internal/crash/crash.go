@@ -146,4 +146,10 @@ var Points = []string{
 	"worker:written",  // the result is in its slot, which does not say so
 	"worker:done",     // it does, and nobody is told
 	"worker:waking",   // the bell's word says that nobody sleeps, and nobody is woken yet
+
+	// The parent of a Python.
+	"pyproc:started", // the child has nothing to do yet
+	"pyproc:ready",   // it has loaded its script
+	"pyproc:came",    // a result is here, whose blocks are the child's still
+	"pyproc:taken",   // they are ours, and the child does not know
 }

@@ -488,6 +488,9 @@ func (c *Child) parse(b []byte) (*Result, error) {
 	default:
 		return nil, short
 	}
+	if n > 0 {
+		crash.Point("pyproc:came")
+	}
 	for _, name := range names {
 		block, err := take(name.(string))
 		if err != nil {

@@ -291,6 +291,34 @@ def pid():
     return os.getpid()
 
 
+# Killed.
+
+
+def block_make_killed(lines):
+    """Return a block, and die when the helper has come so many lines further."""
+    left = [lines]
+
+    def trace(frame, event, arg):
+        if frame.f_globals.get("__name__") != "_shm_worker":
+            return None
+        if event == "line":
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+
+    frame = sys._getframe(1)
+    while frame is not None:
+        frame.f_trace = trace
+        frame = frame.f_back
+    sys.settrace(trace)
+    return {"made": block_make(b"made"), "n": lines}
+
+
+def tick(i):
+    return {"index": i, "block": block_make(b"%08d" % i) if i % 5 == 0 else None}
+
+
 # What the suite for all languages calls.
 
 
