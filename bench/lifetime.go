@@ -49,6 +49,10 @@ func role(args []string) error {
 		return roleContend(os.Stdin, os.Stdout)
 	case "lock":
 		return roleLock(args[1], os.Stdin, os.Stdout)
+	case "ring":
+		return roleRing(args[1:], os.Stdin, os.Stdout)
+	case "burn":
+		return roleBurn(os.Stdin)
 	case "gob":
 		return roleGob(os.Stdin, os.Stdout)
 	case "echo":

@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <pthread.h>
+#include <sched.h>
 #include <semaphore.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -16,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -183,6 +185,199 @@ static long long recover(struct locks *l) {
 	return at - l->killed;
 }
 
+// A ring for one sender and one receiver as good C programs have it: indices on lines of
+// their own, each side with a copy of the other's, stores that release. Nothing in it
+// survives a death, and nobody sleeps.
+struct ring {
+	_Alignas(64) atomic_ulong tail;
+	_Alignas(64) atomic_ulong head;
+	size_t size, slots, stride;
+	_Alignas(64) char data[];
+};
+
+struct end {
+	struct ring *r;
+	unsigned long pos, other;
+	char *buf;
+};
+
+// pin keeps the caller on one of the processors that it may use; -1 is any.
+static void pin(int which) {
+	static cpu_set_t all;
+	static int known;
+	if (!known)
+		known = !sched_getaffinity(0, sizeof all, &all);
+	cpu_set_t one = all;
+	int n = 0;
+	for (int i = 0; which >= 0 && i < CPU_SETSIZE; i++)
+		if (CPU_ISSET(i, &all) && n++ == which % CPU_COUNT(&all)) {
+			CPU_ZERO(&one);
+			CPU_SET(i, &one);
+		}
+	sched_setaffinity(0, sizeof one, &one);
+}
+
+static inline void relax(void) {
+#ifdef __x86_64__
+	__builtin_ia32_pause();
+#endif
+}
+
+static char *slot(struct ring *r, unsigned long pos) { return r->data + (pos & (r->slots - 1)) * r->stride; }
+
+// room waits until batch slots are free, entries until one is full, and returns how many are.
+static void room(struct end *e, unsigned long batch) {
+	while (e->pos + batch - e->other > e->r->slots) {
+		e->other = atomic_load_explicit(&e->r->head, memory_order_acquire);
+		if (e->pos + batch - e->other > e->r->slots)
+			relax();
+	}
+}
+
+static unsigned long entries(struct end *e) {
+	while (e->other == e->pos) {
+		e->other = atomic_load_explicit(&e->r->tail, memory_order_acquire);
+		if (e->other == e->pos)
+			relax();
+	}
+	return e->other - e->pos;
+}
+
+static void ring_send(struct end *e) {
+	room(e, 1);
+	memcpy(slot(e->r, e->pos), e->buf, e->r->size);
+	atomic_store_explicit(&e->r->tail, ++e->pos, memory_order_release);
+}
+
+static void ring_receive(struct end *e) {
+	entries(e);
+	memcpy(e->buf, slot(e->r, e->pos), e->r->size);
+	atomic_store_explicit(&e->r->head, ++e->pos, memory_order_release);
+}
+
+// rings makes two of them in memory without a name.
+static struct ring *rings(size_t size, struct ring **back) {
+	size_t stride = (size + 63) & ~(size_t)63, slots = 1024;
+	while (slots > 4 && slots * stride > 1 << 22)
+		slots /= 2;
+	size_t one = (sizeof(struct ring) + slots * stride + 4095) & ~(size_t)4095;
+	char *p = mmap(NULL, 2 * one, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	if (p == MAP_FAILED)
+		return NULL;
+	for (int i = 0; i < 2; i++) {
+		struct ring *r = (struct ring *)(p + i * one);
+		r->size = size, r->slots = slots, r->stride = stride;
+	}
+	*back = (struct ring *)(p + one);
+	return (struct ring *)p;
+}
+
+// ring does n messages one way, or there and back, and returns what they took. batch is
+// how many are shown at once.
+static long long ring(const char *how, size_t size, long n, unsigned long batch) {
+	struct ring *back, *there = rings(size, &back);
+	int start[2], echo = !strcmp(how, "ring-echo");
+	char *buf = aligned_alloc(64, (size + 63) & ~(size_t)63), c;
+	if (there == NULL || buf == NULL || pipe(start) < 0)
+		return -1;
+	memset(buf, 1, size);
+	struct end a = {there, 0, 0, buf}, b = {back, 0, 0, buf};
+	pid_t pid = fork();
+	if (pid < 0)
+		return -1;
+	// Both spin: on one processor each would wait for the other's time to be over.
+	pin(pid != 0);
+	if (pid == 0) {
+		if (write(start[1], "x", 1) != 1)
+			_exit(1);
+		for (long i = 0; i < n;) {
+			if (batch == 1) {
+				ring_receive(&a);
+				if (echo)
+					ring_send(&b);
+				i++;
+				continue;
+			}
+			unsigned long k = entries(&a);
+			for (unsigned long j = 0; j < k; j++)
+				memcpy(buf, slot(there, a.pos + j), size);
+			a.pos += k, i += k;
+			atomic_store_explicit(&there->head, a.pos, memory_order_release);
+		}
+		_exit(0);
+	}
+	if (read(start[0], &c, 1) != 1)
+		return -1;
+	long long from = now();
+	for (long i = 0; i < n; i += batch) {
+		if (batch == 1) {
+			ring_send(&a);
+			if (echo)
+				ring_receive(&b);
+			continue;
+		}
+		unsigned long k = n - i < (long)batch ? (unsigned long)(n - i) : batch;
+		room(&a, k);
+		for (unsigned long j = 0; j < k; j++)
+			memcpy(slot(there, a.pos + j), buf, size);
+		a.pos += k;
+		atomic_store_explicit(&there->tail, a.pos, memory_order_release);
+	}
+	waitpid(pid, NULL, 0);
+	long long took = now() - from;
+	pin(-1);
+	close(start[0]), close(start[1]);
+	free(buf);
+	size_t one = (char *)back - (char *)there;
+	munmap(there, 2 * one);
+	return took;
+}
+
+// whole reads or writes all of a message.
+static int whole(ssize_t (*call)(), int fd, char *p, size_t n) {
+	while (n > 0) {
+		ssize_t k = call(fd, p, n);
+		if (k <= 0)
+			return -1;
+		p += k, n -= k;
+	}
+	return 0;
+}
+
+// stream does the same by a pipe or a Unix socket.
+static long long stream(const char *how, size_t size, long n) {
+	int there[2], back[2], echo = strstr(how, "echo") != NULL;
+	char *buf = calloc(1, size);
+	if (!strncmp(how, "pipe", 4)) {
+		if (pipe(there) < 0 || pipe(back) < 0)
+			return -1;
+	} else {
+		int s[2];
+		if (socketpair(AF_UNIX, SOCK_STREAM, 0, s) < 0)
+			return -1;
+		there[1] = s[0], there[0] = s[1];
+		back[0] = dup(s[0]), back[1] = dup(s[1]);
+	}
+	pid_t pid = fork();
+	if (pid < 0)
+		return -1;
+	if (pid == 0) {
+		for (long i = 0; i < n; i++)
+			if (whole(read, there[0], buf, size) || (echo && whole((ssize_t(*)())write, back[1], buf, size)))
+				_exit(1);
+		_exit(0);
+	}
+	long long from = now();
+	int bad = 0;
+	for (long i = 0; i < n && !bad; i++)
+		bad = whole((ssize_t(*)())write, there[1], buf, size) || (echo && whole(read, back[0], buf, size));
+	waitpid(pid, NULL, 0);
+	long long took = bad ? -1 : now() - from;
+	close(there[0]), close(there[1]), close(back[0]), close(back[1]);
+	free(buf);
+	return took;
+}
+
 int main(void) {
 	char line[4096], verb[32], path[2048];
 	size_t size;
@@ -244,6 +439,12 @@ int main(void) {
 				}
 				munmap(l, size);
 			}
+		} else if (!strcmp(verb, "ring-echo") || !strcmp(verb, "ring-copy") || !strcmp(verb, "ring-batch")) {
+			took = ring(verb, size, n, !strcmp(verb, "ring-batch") ? 64 : 1);
+			bad = took < 0;
+		} else if (!strncmp(verb, "pipe-", 5) || !strncmp(verb, "unix-", 5)) {
+			took = stream(verb, size, n);
+			bad = took < 0;
 		} else {
 			printf("error: unknown verb %s\n", verb);
 			fflush(stdout);
