@@ -30,11 +30,14 @@ def when_there(name):
 
 
 received = missed = 0
+first = None  # the quote with which we began
 with when_there(name) as quotes, when_there(name + ".board") as board, quotes.subscriber() as subscriber:
     for message in subscriber:
         number, symbol, cents, sent = QUOTE.unpack(message)
         missed += subscriber.missed
-        if number != received + missed:
+        if first is None:
+            first = number - missed
+        if number != first + received + missed:
             raise SystemExit("a gap that nobody told of")
         received += 1
         if slow:
@@ -43,5 +46,5 @@ with when_there(name) as quotes, when_there(name + ".board") as board, quotes.su
             time.sleep(0.002)
     # The state is there whatever was missed on the way to it.
     count, *cents = BOARD.unpack(board.latest()[0])
-print("%s: received %d, missed %d; after %d quotes: %s"
-      % ("slow" if slow else "display", received, missed, count, " ".join("%.2f" % (c / 100) for c in cents)))
+print("%s: received %d from %s on, missed %d; after %d quotes: %s"
+      % ("slow" if slow else "display", received, first, missed, count, " ".join("%.2f" % (c / 100) for c in cents)))

@@ -57,21 +57,24 @@ func run(ctx context.Context, name string) error {
 		return err
 	}
 	var took []time.Duration
-	missed := uint64(0)
+	var missed, first uint64
 	defer context.AfterFunc(ctx, func() { s.Close() })() // which ends the waiting
 	for q, err := range s.All() {
 		if err != nil {
 			return err
 		}
 		missed += s.Missed()
-		// What was missed is known exactly: the numbers agree.
-		if q.Number != uint64(len(took))+missed {
+		// What was missed since we came is known exactly: the numbers agree.
+		if len(took) == 0 {
+			first = q.Number - missed
+		}
+		if q.Number != first+uint64(len(took))+missed {
 			return errors.New("a gap that nobody told of")
 		}
 		took = append(took, time.Since(time.Unix(0, q.Sent)))
 	}
 	slices.SortFunc(took, cmp.Compare[time.Duration])
-	fmt.Printf("follower: received %d, missed %d", len(took), missed)
+	fmt.Printf("follower: received %d from %d on, missed %d", len(took), first, missed)
 	if n := len(took); n > 0 {
 		fmt.Printf("; from exchange to here half of them within %v, 99 of 100 within %v", took[n/2], took[n*99/100])
 	}
