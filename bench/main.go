@@ -95,6 +95,8 @@ var cases = []struct {
 	{"worker-call", workerCall},
 	{"worker-map", workerMap},
 	{"worker-scale", workerScale},
+	{"worker-python", workerPython},
+	{"worker-array", workerArray},
 }
 
 // Report is the whole run, as -json prints it.

@@ -3,17 +3,21 @@ package main
 import (
 	"bufio"
 	"context"
+	_ "embed"
 	"encoding/gob"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/sharedmem/shm"
+	"github.com/sharedmem/shm/array"
 	"github.com/sharedmem/shm/ring"
 	"github.com/sharedmem/shm/worker"
 )
@@ -399,5 +403,100 @@ func workerScale(ctx context.Context, e *env) (*Result, error) {
 	r.faster("2 workers", "1 workers", 1.8)
 	gain := func(a, b string) string { return fmt.Sprintf("%.2f", ratio(r.row(a), r.row(b), true)) }
 	r.Facts = [][]string{{"", "two as fast as one"}, {"workers", gain("2 workers", "1 workers")}, {"goroutines", gain("2 goroutines", "1 goroutines")}}
+	return r, nil
+}
+
+//go:embed peers/work.py
+var workPy []byte
+
+// pythonWork writes the script whose functions Python workers call.
+func (e *env) pythonWork() (string, error) {
+	path := filepath.Join(e.tmp, "work.py")
+	return path, os.WriteFile(path, workPy, 0o600)
+}
+
+// workerPython is the way to Python and back.
+func workerPython(ctx context.Context, e *env) (*Result, error) {
+	r := &Result{Title: "Workers in Python: the round trip of an empty job", Text: `worker.Call of a function in a script, in a Python that is a worker of this program; and Pool.apply between a Python and its own forked worker.`}
+	script, err := e.pythonWork()
+	if err != nil {
+		return nil, err
+	}
+	var ways []way
+	for _, p := range e.pythons {
+		pool, err := worker.NewPool(ctx, 1, nil)
+		if err != nil {
+			return nil, err
+		}
+		defer pool.Close()
+		f := worker.Python[struct{}, struct{}](script, "nothing", &worker.PythonOptions{Interpreter: p.cmd.Path})
+		if err := worker.Ready(ctx, pool, f); err != nil {
+			return nil, err
+		}
+		ways = append(ways, loop("worker.Python, "+p.name, func() error {
+			_, err := worker.Call(context.Background(), pool, f, struct{}{})
+			return err
+		}), p.way(p.name+", Pool.apply", "apply", "-", 1))
+	}
+	if r.Rows, err = e.rounds(ctx, ways); err != nil {
+		return nil, err
+	}
+	for _, p := range e.pythons {
+		r.atMost("worker.Python, "+p.name, p.name+", Pool.apply", 1)
+	}
+	r.Missing = append(r.Missing, e.missing...)
+	return r, nil
+}
+
+// workerArray is an array as an argument.
+func workerArray(ctx context.Context, e *env) (*Result, error) {
+	size := 64 << 20
+	if e.quick {
+		size = 16 << 20
+	}
+	r := &Result{Title: fmt.Sprintf("Workers in Python: %s of NumPy's array as an argument", bytesText(float64(size))), Text: `The function reads one element. As *array.Array it is the same memory on both sides; Pool.apply pickles it, through a socket.`}
+	py, err := startNumPy()
+	if err != nil {
+		r.Missing = append(r.Missing, err.Error())
+		return r, nil
+	}
+	defer py.stop()
+	script, err := e.pythonWork()
+	if err != nil {
+		return nil, err
+	}
+	a, err := array.CreateNPY[float64](e.block("worker-array"), []int{size / 8}, nil)
+	if errors.Is(err, shm.ErrNoSpace) {
+		r.Missing = append(r.Missing, err.Error())
+		return r, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer dropArray(a)
+	pool, err := worker.NewPool(ctx, 1, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer pool.Close()
+	f := worker.Python[*array.Array[float64], float64](script, "last", &worker.PythonOptions{Interpreter: py.cmd.Path})
+	if err := worker.Ready(ctx, pool, f); err != nil {
+		return nil, err
+	}
+	n := 0.0
+	if r.Rows, err = e.fewer().rounds(ctx, []way{
+		loop("worker.Python", func() error {
+			n++
+			a.Set(n, a.Len()-1)
+			if got, err := worker.Call(context.Background(), pool, f, a); err != nil || got != n {
+				return fmt.Errorf("%g, not %g: %w", got, n, err)
+			}
+			return nil
+		}),
+		py.way("Pool.apply", "applyarray", "-", size/8),
+	}); err != nil {
+		return nil, err
+	}
+	r.faster("worker.Python", "Pool.apply", 20)
 	return r, nil
 }

@@ -311,6 +311,29 @@ def applyeach(name, workers, n, kw):
     return ",".join(map(str, took[n // 10 :]))
 
 
+def apply(name, workers, n, kw):
+    start = time.perf_counter_ns()
+    for _ in range(n):
+        pool(workers).apply(nothing)
+    return time.perf_counter_ns() - start
+
+
+def last(a):
+    return float(a[-1])
+
+
+def applyarray(name, size, n, kw):
+    import numpy
+
+    a = numpy.ones(size)
+    start = time.perf_counter_ns()
+    for i in range(n):
+        a[-1] = i
+        if pool(1).apply(last, (a,)) != i:
+            raise ValueError("another array")
+    return time.perf_counter_ns() - start
+
+
 def mapped(name, workers, n, kw):
     inputs = [(i, 1) for i in range(n)]
     start = time.perf_counter_ns()
@@ -324,6 +347,8 @@ def mapped(name, workers, n, kw):
 VERBS = {
     "process": process,
     "applyeach": applyeach,
+    "apply": apply,
+    "applyarray": applyarray,
     "map": mapped,
     "npsum": npsum,
     "nptouch": nptouch,

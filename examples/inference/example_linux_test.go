@@ -45,8 +45,8 @@ func probabilities(x []float64) []float64 {
 }
 
 func TestInference(t *testing.T) {
-	shmtest.Deadline(t, 5*time.Minute)
 	program := shmtest.Programs(t)
+	shmtest.Deadline(t, 5*time.Minute)
 	x := make([]float64, 256)
 	for i := range x {
 		x[i] = float64(i%7) / 7

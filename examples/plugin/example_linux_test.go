@@ -17,8 +17,8 @@ import (
 func TestMain(m *testing.M) { shmtest.Main(m) }
 
 func TestPlugin(t *testing.T) {
-	shmtest.Deadline(t, 5*time.Minute)
 	program := shmtest.Programs(t)
+	shmtest.Deadline(t, 5*time.Minute)
 	library := filepath.Join(shmtest.TempDir(t), "libreverse.so")
 	if _, err := exec.LookPath("gcc"); err != nil {
 		shmtest.Skip(t, "gcc", err.Error())

@@ -83,8 +83,8 @@ func TestPoison(t *testing.T) {
 
 // A process that is killed loses the file that it has begun, and another reads that.
 func TestKilled(t *testing.T) {
-	shmtest.Deadline(t, 2*time.Minute)
 	program := shmtest.Programs(t)
+	shmtest.Deadline(t, 2*time.Minute)
 	root, lines := tree(t)
 	pipe := filepath.Join(root, "pipe")
 	if err := unix.Mkfifo(pipe, 0o600); err != nil {
