@@ -122,6 +122,14 @@ func (e *encoder) finish() error {
 	return e.p.fill(append(e.parts, e.data), e.total+len(e.data))
 }
 
+// enter goes one step deeper, which leave undoes.
+func (e *encoder) enter(t reflect.Type) error {
+	if e.depth++; e.depth > depthMax {
+		return fmt.Errorf("a %v %w: it holds itself, or %d steps lead to its end", t, ErrEncode, depthMax)
+	}
+	return nil
+}
+
 type decoder struct {
 	data   []byte
 	r      *reply
@@ -354,11 +362,15 @@ func (p *plan) slice(t reflect.Type, elem *plan) {
 			e.bytes(layout.SliceBytes(v))
 			return nil
 		}
+		if err := e.enter(t); err != nil {
+			return err
+		}
 		for i := range v.Len() {
 			if err := elem.encode(e, v.Index(i)); err != nil {
 				return err
 			}
 		}
+		e.depth--
 		return nil
 	}
 	p.decode = func(d *decoder, v reflect.Value) error {
@@ -381,11 +393,15 @@ func (p *plan) slice(t reflect.Type, elem *plan) {
 			copy(layout.SliceBytes(s), b)
 			return err
 		}
+		if d.depth++; d.depth > depthMax {
+			return errData
+		}
 		for i := range int(n) {
 			if err := elem.decode(d, s.Index(i)); err != nil {
 				return err
 			}
 		}
+		d.depth--
 		return nil
 	}
 }
@@ -396,8 +412,8 @@ func (p *plan) pointer(t reflect.Type, elem *plan) {
 			e.uint(0)
 			return nil
 		}
-		if e.depth++; e.depth > depthMax {
-			return fmt.Errorf("a %v %w: it holds itself, or %d pointers lead to its end", t, ErrEncode, depthMax)
+		if err := e.enter(t); err != nil {
+			return err
 		}
 		e.uint(1)
 		err := elem.encode(e, v.Elem())
@@ -421,8 +437,8 @@ func (p *plan) pointer(t reflect.Type, elem *plan) {
 func (p *plan) maps(t reflect.Type, key, elem *plan) {
 	p.encode = func(e *encoder, v reflect.Value) error {
 		e.lengthPlus1(v.IsNil(), v.Len())
-		if e.depth++; e.depth > depthMax {
-			return fmt.Errorf("a %v %w: it holds itself", t, ErrEncode)
+		if err := e.enter(t); err != nil {
+			return err
 		}
 		k, x := reflect.New(t.Key()).Elem(), reflect.New(t.Elem()).Elem()
 		for it := v.MapRange(); it.Next(); {
@@ -446,10 +462,12 @@ func (p *plan) maps(t reflect.Type, key, elem *plan) {
 		if d.depth++; d.depth > depthMax {
 			return errData
 		}
+		if n > 1 && t.Key().Size() == 0 {
+			return errData // there is only one such key
+		}
 		m := reflect.MakeMap(t)
 		for range n {
-			// One that says it has more than it has runs out of bytes, unless its
-			// entries are nothing; then they are all the same one.
+			// One that says it has more than it has runs out of bytes.
 			k, x := reflect.New(t.Key()).Elem(), reflect.New(t.Elem()).Elem()
 			if err := key.decode(d, k); err != nil {
 				return err
@@ -459,9 +477,6 @@ func (p *plan) maps(t reflect.Type, key, elem *plan) {
 			}
 			if k.Comparable() {
 				m.SetMapIndex(k, x)
-			}
-			if len(d.data) == 0 && t.Key().Size() == 0 {
-				break
 			}
 		}
 		v.Set(m)
