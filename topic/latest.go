@@ -25,12 +25,15 @@ type Latest struct {
 	p  *Publisher
 }
 
-// latestSlots is how many values have to be set while one is read, before the
-// reader has to begin again: one less.
-const latestSlots = 4
+// How many slots there are by default. While one is read, all others have to be set before
+// the reader has to begin again. Of many publishers each may be about to set one.
+const (
+	latestSlots     = 4
+	latestSlotsMany = 16
+)
 
 // CreateLatest makes one in a new block. SlotSize is how large it may be. Slots is 4 by
-// default, Policy is Overwrite.
+// default, 16 with ManyPublishers: more than publish at once. Policy is Overwrite.
 //
 // Errors: as Create; errors.ErrUnsupported for another Policy.
 func CreateLatest(name string, opts *Options) (*Latest, error) {
@@ -43,6 +46,9 @@ func CreateLatest(name string, opts *Options) (*Latest, error) {
 	}
 	if o.Slots == 0 {
 		o.Slots = latestSlots
+		if o.ManyPublishers {
+			o.Slots = latestSlotsMany
+		}
 	}
 	t, err := Create(name, &o)
 	if err != nil {
@@ -84,8 +90,9 @@ func (l *Latest) Set(v []byte) error {
 // Get copies the value into buf. n is its length, and version how often it had been set,
 // this time included; 0 if never.
 //
-// Errors: io.ErrShortBuffer, with the length that is needed; shm.ErrFormat if it is
-// damaged; os.ErrClosed.
+// Errors: io.ErrShortBuffer, with the length that is needed; ErrOverwritten if as many of
+// many publishers as there are slots are setting it just now, or died one after the other
+// while they did; shm.ErrFormat if it is damaged; os.ErrClosed.
 func (l *Latest) Get(buf []byte) (n int, version uint64, err error) {
 	release, err := l.party.Acquire()
 	if err != nil {
@@ -134,8 +141,12 @@ func (l *Latest) get(buf []byte) (n int, version uint64, err error) {
 			break
 		}
 		// Nothing at all in the last lap, and nobody has come further meanwhile.
-		if again, err := c.tail(); err != nil || pos == c.oldest(t) && again == t {
+		again, err := c.tail()
+		switch {
+		case err != nil || t == 0 && again == 0:
 			return 0, 0, err
+		case pos == c.oldest(t) && again == t:
+			return 0, 0, ErrOverwritten
 		}
 	}
 	return 0, 0, fmt.Errorf("%w: it is set all the time", shm.ErrFormat)

@@ -225,14 +225,14 @@ func (s *Subscriber) received() {
 	}
 }
 
-// tries is how often a reader that is overtaken begins again before it lets others have
+// attempts is how often a reader that is overtaken begins again before it lets others have
 // the processor, or gives up if it does not wait.
-const tries = 16
+const attempts = 16
 
 // take copies the next message into buf, which grows if it may, and returns the message;
 // not ok if there is none. One longer than buf stays, with io.ErrShortBuffer.
 func (s *Subscriber) take(buf []byte, grow bool) (m []byte, ok bool, err error) {
-	for range tries {
+	for range attempts {
 		if ok, err = s.find(); !ok {
 			return nil, false, err
 		}
