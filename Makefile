@@ -93,8 +93,8 @@ kill: ## kill KILLS processes at named crash points and look at what they leave
 	@go test -tags shmcrash -list '^TestKill' ./... | grep -q '^TestKill' || { echo 'no test is named TestKill…' >&2; exit 1; }
 	SHM_KILLS=$(KILLS) go test -tags shmcrash -run '^TestKill' -count=1 -timeout 0 $(TESTFLAGS) ./...
 
-mutants: ## the tests of locks and rings find each of a list of defects
-	go test -tags shmcrash -run '^TestMutants$$' -count=1 -timeout 30m $(TESTFLAGS) ./lock ./ring
+mutants: ## the tests of locks, rings and topics find each of a list of defects
+	go test -tags shmcrash -run '^TestMutants$$' -count=1 -timeout 30m $(TESTFLAGS) ./lock ./ring ./topic
 
 cover: ## coverage by function
 	go test -coverpkg=./... -coverprofile=coverage.out ./...

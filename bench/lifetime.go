@@ -53,6 +53,8 @@ func role(args []string) error {
 		return roleRing(args[1:], os.Stdin, os.Stdout)
 	case "burn":
 		return roleBurn(os.Stdin)
+	case "topic":
+		return roleTopic(args[1], args[2], args[3], os.Stdin, os.Stdout)
 	case "gob":
 		return roleGob(os.Stdin, os.Stdout)
 	case "echo":

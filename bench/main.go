@@ -91,6 +91,8 @@ var cases = []struct {
 	{"ring-large", ringLarge},
 	{"ring-place", ringPlace},
 	{"ring-loaded", ringLoaded},
+	{"topic-publish", topicPublish},
+	{"topic-echo", topicEcho},
 	{"worker-start", workerStart},
 	{"worker-call", workerCall},
 	{"worker-map", workerMap},
