@@ -37,12 +37,13 @@ type model struct {
 // would is a would-be publisher or subscriber.
 type would struct {
 	*explore.Thread
-	m    *model
-	t    *Topic
-	p    *Publisher
-	s    *Subscriber
-	pos  uint64 // of a subscriber: everything before has been received or missed
-	lost uint64 // messages that it leased and that were overwritten
+	m   *model
+	t   *Topic
+	p   *Publisher
+	s   *Subscriber
+	pos uint64 // of a subscriber: everything before has been received or missed
+
+	closed bool
 }
 
 const size = 16
@@ -188,6 +189,7 @@ func (w *would) over(err error) bool {
 }
 
 func (w *would) close() {
+	w.closed = true
 	var err error
 	if w.p != nil {
 		err = w.p.Close()
@@ -261,30 +263,45 @@ func givesBack(w *would) {
 // batch publishes n messages at once, and closes.
 func batch(n int) act {
 	return func(w *would) {
-		var ms [][]byte
-		for range n {
-			ms = append(ms, message(w.m.next))
-			w.m.begun[w.m.next] = true
-			w.m.next++
-		}
-		from := w.p.pos
-		got, err := w.p.PublishBatchContext(w.Context, ms)
-		if err != nil && !w.over(err) && !w.Cancelled() {
-			return
-		}
-		for i, m := range ms {
-			switch {
-			case i >= got:
-				delete(w.m.begun, m[0])
-			case w.t.one:
-				w.m.sent[from+uint64(i)] = m[0]
-			}
-		}
+		w.batch(n)
 		w.close()
 	}
 }
 
-// came judges what was received just now.
+// stays does not close before all subscribers have: nobody hears of its messages otherwise.
+func stays(n int) act {
+	return func(w *would) {
+		w.batch(n)
+		w.m.Until(func() bool {
+			return !slices.ContainsFunc(w.m.parts, func(o *would) bool { return o.s != nil && !o.closed })
+		})
+		w.close()
+	}
+}
+
+func (w *would) batch(n int) {
+	var ms [][]byte
+	for range n {
+		ms = append(ms, message(w.m.next))
+		w.m.begun[w.m.next] = true
+		w.m.next++
+	}
+	from := w.p.pos
+	got, err := w.p.PublishBatchContext(w.Context, ms)
+	if err != nil && !w.over(err) && !w.Cancelled() {
+		return
+	}
+	for i, m := range ms {
+		switch {
+		case i >= got:
+			delete(w.m.begun, m[0])
+		case w.t.one:
+			w.m.sent[from+uint64(i)] = m[0]
+		}
+	}
+}
+
+// took judges what was received just now.
 func (w *would) took(p []byte) {
 	m := w.m
 	if len(p) != size || !slices.Equal(p, message(p[0])) {
@@ -366,6 +383,21 @@ func receives(inPlace bool) act {
 				break
 			}
 			w.took(p)
+		}
+		w.close()
+	}
+}
+
+// until receives until it has come to a position, and closes.
+func until(pos uint64) act {
+	return func(w *would) {
+		for w.s.pos < pos {
+			var b [size]byte
+			if _, err := w.s.ReceiveContext(w.Context, b[:]); err != nil {
+				w.over(err)
+				break
+			}
+			w.took(b[:])
 		}
 		w.close()
 	}
@@ -495,6 +527,13 @@ func (m *model) end() {
 	}) {
 		m.Fail("it is not usable any more")
 	}
+	for pos, id := range m.came {
+		for at, sent := range m.sent {
+			if id == sent && at != pos {
+				m.Fail("%d was published at %d and came at %d", id, at, pos)
+			}
+		}
+	}
 	if st := t.stats(); st.Publishers != 1 || st.Subscribers != 2 {
 		m.Fail("%+v", st)
 	}
@@ -522,6 +561,7 @@ var scenarios = func() (list []scenario) {
 			add("plain", o, one, []crew{reads}, 0, 0)
 			add("plain", n, many, []crew{reads}, 0, 0)
 			add("batch", o, []crew{{batch(4)}}, []crew{reads}, 1, 0)
+			add("stays", o, []crew{{stays(2)}}, []crew{{until(2)}}, 0, 0)
 			add("two read", o, []crew{{publishes(3)}}, []crew{reads, leases}, 0, 0)
 			if !fenced {
 				continue
