@@ -348,6 +348,36 @@ func takes(n int) act {
 	}
 }
 
+// copies receives all, one by one and in batches by turns.
+func copies(w *would) {
+	bufs := make([][]byte, 2)
+	for i := 0; ; i++ {
+		for k := range bufs {
+			bufs[k] = make([]byte, 64)
+		}
+		since, n, err := w.m.now(), 1, error(nil)
+		w.copying = true
+		if i%2 == 0 {
+			var size int
+			size, err = w.r.ReceiveContext(w.Context, bufs[0])
+			bufs[0] = bufs[0][:size]
+		} else {
+			n, err = w.r.ReceiveBatchContext(w.Context, bufs)
+		}
+		if err != nil {
+			w.over(err)
+			w.m.complete(err)
+			break
+		}
+		for _, p := range bufs[:n] {
+			w.came(p, since)
+		}
+		w.hand, w.copying = 0, false
+	}
+	w.hand, w.copying = 0, false
+	w.close()
+}
+
 // complete is called when a receiver has found an end: if it is an orderly one, and nobody
 // else receives, whatever was sent has come.
 func (m *model) complete(err error) {
@@ -540,6 +570,8 @@ var scenarios = func() (list []scenario) {
 		}
 		add("n-n, two deaths", sized(manyN, 2, 8), two, both, 2, 0)
 		add("1-1, a death, one gives up", sized(one1, 2, 8), one, all, 1, 1)
+		add("1-1, copies", sized(one1, 2, 8), one, []crew{{copies}}, 0, 1)
+		add("n-1, copies", sized(many1, 2, 8), two, []crew{{copies}}, 0, 0)
 		add("n-n, try", sized(manyN, 2, 8), one, []crew{{tries}, {takes(-1)}}, 1, 0)
 		add("1-1, in place", sized(one1, 2, 8), []crew{{writes(2, 8)}}, all, 1, 0)
 		add("n-n, in place", sized(manyN, 2, 8), []crew{{writes(2, 8)}, {sends(1, 8)}}, all, 1, 0)

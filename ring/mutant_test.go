@@ -32,6 +32,7 @@ var mutants = []shmtest.Mutant{
 		"q.giveBack(i)\n", "q.hdr.epoch.Add(1)\n\t\tq.giveBack(i)\n\t\treturn\n", "Explore/n-n,_two_deaths"},
 	{"does not mark what comes again", "recover.go", "|stateFull|flagAgain) {", "|stateFull) {", "Explore/1-1,_a_death"},
 	{"reads without a note", "receive.go", "step.StoreRelease(&r.e.seen, pos+span)", "_ = pos + span", "Explore/1-1,_a_death"},
+	{"copies what is not committed", "receive.go", "w&^partMask != c.lap(r.pos)|1<<spanShift|stateFull {", "w == c.lap(r.pos) {", "Explore/n-1,_copies"},
 	{"frees the first slot first", "receive.go",
 		"w := &c.words[c.slot(r.at)]\n", "w := &c.words[c.slot(r.at)]\n\tw.Store(next)\n", "Explore/n-n,_long"},
 	{"takes a claimed message for a free slot", "send.go",
