@@ -283,8 +283,12 @@ func (a *app) printPython(blocks []shm.Info) error {
 
 // pythonLines prints them for one. l is what is known of the list in it.
 func pythonLines(w *strings.Builder, b shm.Info, l *listDoc) {
-	if b.Kind == "list" && b.Dir == "" {
+	switch {
+	case b.Kind == "list" && b.Dir == "":
 		pythonListLines(w, b, l)
+		return
+	case b.Kind == "ring", b.Kind == "topic":
+		pythonPartyLines(w, b)
 		return
 	}
 	name, path := pythonString(b.Name), pythonString(pathOf(b))
@@ -376,6 +380,34 @@ func pythonListLines(w *strings.Builder, b shm.Info, l *listDoc) {
 	line("")
 	line("# print(list(items)); items[0] = 1")
 	line("# at the end: items.shm.close()")
+}
+
+// pythonPartyLines are for a ring or topic, which nobody should write to by hand.
+func pythonPartyLines(w *strings.Builder, b shm.Info) {
+	line := func(format string, args ...any) { fmt.Fprintf(w, format+"\n", args...) }
+	where := pythonString(b.Name)
+	if b.Dir != "" {
+		where += ", directory=" + pythonString(b.Dir)
+	}
+	line("# %s, a %s of %d bytes", pythonComment(b.Name), b.Kind, b.Size)
+	if b.Kind == "ring" {
+		line("# shm_ring.py and shm_lock.py are in interop/python of the module, to be copied.")
+		line("from shm_ring import Ring")
+		line("")
+		line("ring = Ring(%s)", where)
+		line("# with ring.receiver() as r: print(r.receive(timeout=1))")
+		line("# with ring.sender() as s: s.send(b\"hello\")")
+		line("# at the end: ring.close()")
+		return
+	}
+	line("# shm_topic.py, shm_ring.py and shm_lock.py are in interop/python of the module, to be copied.")
+	line("from shm_topic import Topic")
+	line("")
+	line("topic = Topic(%s)", where)
+	line("# with topic.subscriber() as s: print(s.receive(timeout=1), s.missed)")
+	line("# with topic.publisher() as p: p.publish(b\"hello\")")
+	line("# print(topic.latest())")
+	line("# at the end: topic.close()")
 }
 
 // pythonString writes a Python literal. Go's quoting is Python's, but for what

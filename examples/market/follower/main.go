@@ -58,7 +58,7 @@ func run(ctx context.Context, name string) error {
 	}
 	var took []time.Duration
 	var missed, first uint64
-	defer context.AfterFunc(ctx, func() { s.Close() })() // which ends the waiting
+	defer context.AfterFunc(ctx, func() { _ = s.Close() })() // which ends the waiting
 	for q, err := range s.All() {
 		if err != nil {
 			return err
