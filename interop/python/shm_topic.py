@@ -100,7 +100,8 @@ class Topic(_Party):
     def latest(self):
         """The last message and how many there were up to it; (None, 0) if there is none.
 
-        Takes no part, and does not wait. For a topic that publishers overwrite.
+        Takes no part, and does not wait. For a topic that publishers overwrite. Overwritten
+        if as many publishers as there are slots publish just now, or died while they did.
         """
         self._check_open()
         for _ in range(2 * self.slots + 64):
@@ -122,8 +123,10 @@ class Topic(_Party):
                     return message, pos
                 pos -= 1
             else:
-                if self._tail() == t:
+                if self._tail() == t == 0:
                     return None, 0
+                if t == self._tail():
+                    raise Overwritten(errno.ESTALE, "publishers have begun in all slots, or died in them")
         raise ValueError("the topic is published to all the time")
 
     # A position counts messages since the topic was made.
