@@ -199,6 +199,13 @@ func TestPythonCalls(t *testing.T) {
 		p.Do("s.receive()", "EOFError")
 		p.Do("topic.unlink(); topic.close()", "None")
 		p.Do("topic.latest()", "ValueError")
+
+		// A value that is being overwritten everywhere is not one that never was.
+		p.Do("t = Topic.create(name, slots=2, many_publishers=True); t.unlink(); p, q = t.publisher(), t.publisher()", "None")
+		p.Do("p.publish(b'a'), t.latest()", "(True, (b'a', 1))")
+		p.Do("rooms = p.reserve(1), q.reserve(1)", "None")
+		p.Do("t.latest()", "Overwritten")
+		p.Do("[room.abort() for room in rooms], t.close()", "([None, None], None)")
 		p.End()
 	})
 }
