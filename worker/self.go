@@ -252,10 +252,12 @@ func (l *goLink) room() int { return depth - int(l.tail.Load()-l.head.Load()) }
 func (l *goLink) send(j *job) error {
 	seq := l.tail.Load() + 1
 	s := l.area.slot(seq)
-	_ = l.conn.SetWriteDeadline(time.Now().Add(time.Second))
-	if err := sendFiles(l.conn, seq, j.in.files); err != nil && !l.gone(err) {
-		l.kill0() // some may have come, which the next job would find
-		return err
+	if len(j.in.files) > 0 {
+		_ = l.conn.SetWriteDeadline(time.Now().Add(time.Second))
+		if err := sendFiles(l.conn, seq, j.in.files); err != nil && !l.gone(err) {
+			l.kill0() // some may have come, which the next job would find
+			return err
+		}
 	}
 	if !s.put(j.name, &j.in, 0, nil) {
 		return fmt.Errorf("an argument of %d bytes %w", len(j.in.data), ErrEncode)
