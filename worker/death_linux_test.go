@@ -222,6 +222,17 @@ func init() {
 	})
 }
 
+// Who is killed is not blamed for the socket that this closes.
+func TestKilledHint(t *testing.T) {
+	p := newPool(t, 1, nil)
+	for range 20 {
+		_, err := worker.Call(t.Context(), p, goSuite.Kill, int64(syscall.SIGKILL))
+		if d, ok := errors.AsType[*worker.Death](err); !ok || !strings.HasPrefix(d.Hint, "which somebody sent") {
+			t.Fatal(err)
+		}
+	}
+}
+
 // Workers go when their parent does, whatever they are doing.
 func TestParentKilled(t *testing.T) {
 	b, err := shm.Create(shmtest.Name(t), 8, nil)

@@ -42,6 +42,7 @@ type goLink struct {
 
 	ready  chan struct{} // closed when the child has said so
 	broken atomic.Bool   // it has closed the socket
+	lived  atomic.Bool   // and was not about to end
 	killed atomic.Bool
 	heard  chan struct{} // closed when it says no more
 	exited chan struct{}
@@ -161,6 +162,7 @@ func (l *goLink) listen() {
 		if err != nil {
 			// It has ended or is about to; or it has closed what is not its own, and then
 			// nobody can tell it anything any more.
+			l.lived.Store(!proc.Exiting(l.pid()))
 			l.broken.Store(true)
 			l.kill0()
 			return
@@ -211,7 +213,7 @@ func (l *goLink) watch(o *Options) {
 	d.Crash = l.crash()
 	switch {
 	case l.killed.Load():
-	case l.broken.Load() && d.Signal == syscall.SIGKILL:
+	case l.lived.Load() && d.Signal == syscall.SIGKILL:
 		d.Hint = "since it had closed its socket to this process, descriptor 3 or a copy of it; functions must close only what they opened"
 	case d.Signal == syscall.SIGKILL:
 		d.Hint = "which somebody sent: the kernel, if memory ran out or a limit was reached (see dmesg), or a person"

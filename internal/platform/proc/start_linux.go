@@ -105,3 +105,21 @@ func Resident(pid int) int64 {
 	}
 	return 0
 }
+
+// Exiting reports whether a process has begun to end, or is gone. One that closes what it
+// has open because it ends has begun to before.
+func Exiting(pid int) bool {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return true
+	}
+	// The name in parentheses may be anything; what follows is state, parent, group,
+	// session, terminal, its group, flags.
+	const flags, exiting = 6, 0x4 // PF_EXITING
+	f := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
+	if len(f) <= flags {
+		return true
+	}
+	n, err := strconv.ParseUint(string(f[flags]), 10, 64)
+	return err != nil || n&exiting != 0
+}

@@ -23,3 +23,6 @@ func AwaitExit(*os.Process) {}
 
 // Resident returns 0.
 func Resident(int) int64 { return 0 }
+
+// Exiting returns true.
+func Exiting(int) bool { return true }
