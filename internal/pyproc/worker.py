@@ -68,6 +68,23 @@ def _untrack(name):
     resource_tracker.unregister("/" + name, "shared_memory")
 
 
+def _expect_names():
+    # CPython makes a block, and then registers it: a death in between would leave
+    # it for ever. So our tracker hears of names that Python picks before they are.
+    pick = getattr(shared_memory, "_make_filename", None)
+    if pick is None:
+        return
+
+    def pick_and_tell():
+        name = pick()
+        try:
+            os.write(resource_tracker.getfd(), b"EXPECT:%s:shared_memory\n" % name.encode())
+        except OSError:
+            pass
+        return name
+    shared_memory._make_filename = pick_and_tell
+
+
 # What arguments are made of. Go's pickles call these by name.
 
 
@@ -445,6 +462,7 @@ def _flush():
 def main(script, jobs_fd, cancel_fd, limit):
     global _current, _cancel_fd
     _die_with_parent()
+    _expect_names()
     jobs = _Jobs(_moved(jobs_fd))
     jobs.limit = limit
     _cancel_fd = _moved(cancel_fd)

@@ -21,6 +21,10 @@ const (
 	Unregister = "UNREGISTER"
 	Probe      = "PROBE" // asks nothing but whether the pipe still has a reader
 
+	// Expect is ours: a fresh name, which the writer is about to make. CPython registers
+	// what it has made, a moment later.
+	Expect = "EXPECT"
+
 	SharedMemory = "shared_memory"
 	Semaphore    = "semaphore"
 )

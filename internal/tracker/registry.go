@@ -39,6 +39,9 @@ type resource struct{ rtype, name string }
 type object struct {
 	file string
 	id   mem.ID
+	// A name of which was only said that it would be made is looked at in the end: its
+	// maker may have died before it could say more. file is its name then.
+	expected bool
 }
 
 func newRegistry(dir string) (*registry, error) {
@@ -71,14 +74,21 @@ func (r *registry) take(l Line) bool {
 	}
 	k := resource{l.Type, l.Name}
 	switch l.Cmd {
-	case Register:
+	case Register, Expect:
 		if _, ok := r.set[k]; !ok && len(r.set) >= r.most {
 			r.lost++
 			return true
 		}
 		// Looked at now, and again each time: the name may pass to another object
 		// that one of the family makes.
-		r.set[k] = r.look(files)
+		o := r.look(files)
+		if l.Cmd == Expect {
+			if o.file != "" {
+				return true // it is not fresh, and somebody else's
+			}
+			o = object{file: files[0], expected: true}
+		}
+		r.set[k] = o
 	case Unregister:
 		delete(r.set, k)
 	default:
@@ -110,7 +120,7 @@ func filesOf(l Line) []string {
 func (r *registry) look(files []string) object {
 	for _, f := range files {
 		if s, err := mem.Lookup(r.dir, f); err == nil {
-			return object{f, s.ID}
+			return object{file: f, id: s.ID}
 		}
 	}
 	return object{}
@@ -123,6 +133,9 @@ func (r *registry) clean() []error {
 	var errs []error
 	more := 0
 	for k, o := range r.set {
+		if o.expected {
+			o = r.look([]string{o.file})
+		}
 		if o.file == "" {
 			continue
 		}
