@@ -15,13 +15,16 @@ import (
 	"github.com/sharedmem/shm"
 	"github.com/sharedmem/shm/array"
 	"github.com/sharedmem/shm/internal/pickle"
-	"github.com/sharedmem/shm/internal/platform/mem"
 	"github.com/sharedmem/shm/list"
 )
 
 // ErrValue says that a value has no form in the other language, or does not fit
 // the type that is wanted there. The message says which part of it.
 var ErrValue = errors.New("cannot be sent between Go and Python")
+
+// systemDir is where blocks lie that say nothing else, on the only system that has
+// workers; the helper knows it as well.
+const systemDir = "/dev/shm"
 
 // tag names a struct's field in Python.
 const tag = "py"
@@ -176,7 +179,7 @@ func (e *encoder) named(ref shm.Ref, readOnly bool) pickle.Tuple {
 	if ref.Name == "" {
 		e.fail("a block without a name")
 	}
-	dir, err := filepath.Abs(cmp.Or(ref.Dir, mem.SystemDir))
+	dir, err := filepath.Abs(cmp.Or(ref.Dir, systemDir))
 	if err != nil {
 		e.fail("%v: a block", err)
 	}
@@ -677,7 +680,7 @@ func handleOf(c *pickle.Call, kind string) (ref shm.Ref, p array.Place, ok bool)
 	if dir = filepath.Clean(dir); strings.HasPrefix(dir, "/proc/") {
 		return ref, p, false // of memory that has no name
 	}
-	if dir == mem.SystemDir {
+	if dir == systemDir {
 		dir = ""
 	}
 	ref = shm.Ref{Name: name, Dir: dir}

@@ -25,3 +25,9 @@ var Lock string
 //
 //go:embed shm_*.py parties.py
 var Modules embed.FS
+
+// GoWorker is go_worker.py: how a Python program starts a Go worker, for users to
+// copy.
+//
+//go:embed go_worker.py
+var GoWorker string
