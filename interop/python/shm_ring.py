@@ -93,6 +93,14 @@ def _garbage(what, word):
     return ValueError("%s is %#x: the ring is damaged" % (what, word))
 
 
+def _flat(message):
+    """What is sent, as bytes one behind the other."""
+    if type(message) is bytes:
+        return message
+    view = memoryview(message)
+    return view.cast("B") if view.nbytes else b""
+
+
 def _wake_all(address):
     """Wake who sleeps on a word, if anybody does."""
     while True:
@@ -756,13 +764,13 @@ class Sender(_Part):
 
         False if there was no room in timeout seconds; 0 does not wait.
         """
-        message = self._flat(message)
+        message = _flat(message)
         with self._call:
             return self._send(message, _Until(True, timeout))
 
     def send_batch(self, messages, timeout=None):
         """Send all messages, in order. Returns how many it were, fewer only if time is up."""
-        messages, until, n = [self._flat(m) for m in messages], _Until(True, timeout), 0
+        messages, until, n = [_flat(m) for m in messages], _Until(True, timeout), 0
         with self._call:
             try:
                 for message in messages:
@@ -793,13 +801,6 @@ class Sender(_Part):
                 view = memoryview(bytearray(n))  # has no place in one piece; copied by commit
             self._room = _Room(self, view, span)
             return self._room
-
-    @staticmethod
-    def _flat(message):
-        if type(message) is bytes:
-            return message
-        view = memoryview(message)
-        return view.cast("B") if view.nbytes else b""
 
     def _check(self, n):
         """How many slots a message of n bytes takes."""

@@ -27,7 +27,7 @@ import errno
 
 import shm_lock
 from shm_lock import _Until, _cas64
-from shm_ring import PeerGone, Taken, _garbage, _Part, _Party, _PEERS, _Room, _signed, _wake_all, _M64, _SLEEPING
+from shm_ring import PeerGone, Taken, _flat, _garbage, _Part, _Party, _PEERS, _Room, _signed, _wake_all, _M64, _SLEEPING
 
 __all__ = ["Topic", "Publisher", "Subscriber", "Overwritten", "PeerGone", "Taken"]
 
@@ -200,13 +200,13 @@ class Publisher(_Part):
         With the policy "wait" it waits until all subscribers have read what lies in its
         place; False if they had not in timeout seconds, 0 does not wait.
         """
-        message = self._flat(message)
+        message = _flat(message)
         with self._call:
             return self._put(message, _Until(True, timeout))
 
     def publish_batch(self, messages, timeout=None):
         """Publish all messages, in order. Returns how many it were, fewer only if time is up."""
-        messages, until, n = [self._flat(m) for m in messages], _Until(True, timeout), 0
+        messages, until, n = [_flat(m) for m in messages], _Until(True, timeout), 0
         with self._call:
             try:
                 for message in messages:
@@ -226,13 +226,6 @@ class Publisher(_Part):
             at = self._ring._room(self._pos)
             self._room = _Room(self, self._ring._bytes[at : at + n], 1)
             return self._room
-
-    @staticmethod
-    def _flat(message):
-        if type(message) is bytes:
-            return message
-        view = memoryview(message)
-        return view.cast("B") if view.nbytes else b""
 
     def _check(self, n):
         if self._room is not None:
