@@ -123,7 +123,7 @@ func roleTopic(name, back, waiting string, in io.Reader, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	defer t.Close()
+	defer func() { _ = t.Close() }()
 	s, err := t.Subscriber()
 	if err != nil {
 		return err
@@ -134,7 +134,7 @@ func roleTopic(name, back, waiting string, in io.Reader, out io.Writer) error {
 		if err != nil {
 			return err
 		}
-		defer b.Close()
+		defer func() { _ = b.Close() }()
 		if p, err = b.Publisher(); err != nil {
 			return err
 		}

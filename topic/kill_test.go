@@ -279,19 +279,22 @@ func (a *arena) watch() {
 	go func() {
 		buf := make([]byte, 128)
 		for {
+			last := false // all that is to be read was there before this look
+			select {
+			case <-stop:
+				last = true
+			default:
+			}
 			n, ok, err := a.watcher.TryReceive(buf)
 			switch {
 			case ok:
 				err = a.judge(buf[:n])
 			case err == nil || errors.Is(err, io.EOF) || errors.Is(err, topic.ErrPeerGone):
-				err = nil
-				select {
-				case <-stop:
+				if err = nil; last {
 					stopped <- nil
 					return
-				default:
-					time.Sleep(50 * time.Microsecond)
 				}
+				time.Sleep(50 * time.Microsecond)
 			}
 			if err != nil {
 				stopped <- err
