@@ -409,7 +409,7 @@ func ringLoaded(ctx context.Context, e *env) (*Result, error) {
 // roleBurn uses a processor until its input ends.
 func roleBurn(in io.Reader) error {
 	go func() {
-		for {
+		for x := uint64(1); x != 0; x *= 3 { // it stays odd
 		}
 	}()
 	_, err := io.Copy(io.Discard, in)

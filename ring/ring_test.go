@@ -749,11 +749,18 @@ func TestTyped(t *testing.T) {
 	if err := s.SendContext(ctx, point{0, 1, 2}); !errors.Is(err, context.Canceled) {
 		t.Fatal(err)
 	}
-	if err := s.Sender.Send([]byte("short")); err != nil {
-		t.Fatal(err)
+	// What is no T is taken.
+	for _, m := range []string{"short", strings.Repeat("long", 10), "short", strings.Repeat("long", 10)} {
+		if err := s.Sender.Send([]byte(m)); err != nil {
+			t.Fatal(err)
+		}
 	}
-	_, err = r.Receive()
-	mustBe(t, err, shm.ErrFormat)
+	for range 2 {
+		_, err = r.Receive()
+		mustBe(t, err, shm.ErrFormat)
+		_, _, err = r.TryReceive()
+		mustBe(t, err, shm.ErrFormat)
+	}
 	if err := errors.Join(s.Send(point{7, 8, 9}), s.Close()); err != nil {
 		t.Fatal(err)
 	}

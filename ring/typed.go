@@ -97,23 +97,38 @@ func (r *TypedReceiver[T]) value(n int, err error) (T, error) {
 	return r.v[0], nil
 }
 
+// receive calls get with room for a T; for a longer message, which would stay for ever,
+// once more with room for the longest.
+func (r *TypedReceiver[T]) receive(get func(buf []byte) (n int, ok bool, err error)) (v T, ok bool, err error) {
+	n, ok, err := get(r.p)
+	if errors.Is(err, io.ErrShortBuffer) {
+		long := make([]byte, r.limit)
+		n, ok, err = get(long)
+		copy(r.p, long[:n]) // another may have taken the long one, and this is a T
+	}
+	if !ok && err == nil {
+		return v, false, nil
+	}
+	v, err = r.value(n, err)
+	return v, err == nil, err
+}
+
 // Receive is [Receiver.Receive]. A message that is no T is taken, and
 // shm.ErrFormat.
-func (r *TypedReceiver[T]) Receive() (T, error) { return r.value(r.Receiver.Receive(r.p)) }
+func (r *TypedReceiver[T]) Receive() (T, error) { return r.ReceiveContext(context.Background()) }
 
 // ReceiveContext is [Receiver.ReceiveContext].
 func (r *TypedReceiver[T]) ReceiveContext(ctx context.Context) (T, error) {
-	return r.value(r.Receiver.ReceiveContext(ctx, r.p))
+	v, _, err := r.receive(func(buf []byte) (int, bool, error) {
+		n, err := r.Receiver.ReceiveContext(ctx, buf)
+		return n, err == nil, err
+	})
+	return v, err
 }
 
 // TryReceive is [Receiver.TryReceive].
 func (r *TypedReceiver[T]) TryReceive() (v T, ok bool, err error) {
-	n, ok, err := r.Receiver.TryReceive(r.p)
-	if !ok {
-		return v, false, err
-	}
-	v, err = r.value(n, err)
-	return v, err == nil, err
+	return r.receive(r.Receiver.TryReceive)
 }
 
 // All yields values as they come, and ends when all senders have closed. Another error
