@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"slices"
 	"sync"
+	"time"
 )
 
 // task makes a job of a call. Its error is the caller's fault, or of a lack of memory.
@@ -143,6 +144,7 @@ func Ready[In, Out any](ctx context.Context, p *Pool, f Function[In, Out]) error
 		return fail(os.ErrClosed)
 	}
 	g := p.group(f.c.program)
+	g.failed = time.Time{}
 	p.staff(g)
 	if g.starting == 0 {
 		p.mu.Unlock()

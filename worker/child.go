@@ -177,10 +177,7 @@ func (c *child) orphaned() {
 	}
 	for _, all := range c.offered {
 		for _, o := range all {
-			o.made.Kept()
-			if b, err := o.ref.Open(nil); err == nil {
-				_ = b.Unlink()
-			}
+			o.drop()
 		}
 	}
 	os.Exit(1)
@@ -353,7 +350,7 @@ func (c *child) answer(s *slot, out *payload, failed error) {
 		failed = c.give(s, seq, out)
 	}
 	if failed != nil {
-		out.keep()
+		out.dropOffers()
 		p := payload{data: appendFailure(nil, failed)}
 		s.put("", &p, flagFailed, nil)
 	}
@@ -385,12 +382,21 @@ func (c *child) give(s *slot, seq uint64, out *payload) error {
 	return sendFiles(c.conn, seq, out.files)
 }
 
-// keep takes back what was offered.
-func (p *payload) keep() {
+// dropOffers removes what a function made for a result that could not be sent: nobody
+// else will.
+func (p *payload) dropOffers() {
 	for _, o := range p.offers {
-		o.made.Kept()
+		o.drop()
 	}
 	p.offers = nil
+}
+
+// drop takes back a block and removes it.
+func (o offer) drop() {
+	o.made.Kept()
+	if b, err := o.ref.Open(nil); err == nil {
+		_, _ = b.Unlink(), b.Close()
+	}
 }
 
 // sendFiles sends descriptors ahead of the message that they belong to.

@@ -2,8 +2,10 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"syscall"
 
 	"github.com/sharedmem/shm"
 )
@@ -105,6 +107,9 @@ func (p *payload) fill(parts [][]byte, size int) error {
 	}
 	b, err := shm.Anonymous(size, nil)
 	if err != nil {
+		if errors.Is(err, syscall.ENOMEM) { // there is memory, but no room for it here
+			err = fmt.Errorf("%w: %w (ulimit -v, or AddressSpace in Limits)", shm.ErrNoSpace, err)
+		}
 		return fmt.Errorf("a value of %d bytes %w: %w", size, ErrEncode, err)
 	}
 	f, err := b.File()

@@ -2,12 +2,14 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/sharedmem/shm"
@@ -104,6 +106,7 @@ type group struct {
 	starting int
 	queue    []*task
 	vain     int          // workers in a row that died before they had begun a job
+	failed   time.Time    // when one could not be started
 	ready    []chan error // of those who wait for all to be started
 }
 
@@ -404,11 +407,23 @@ func (p *Pool) staff(g *group) {
 	if p.opts.single && p.stats.Started > 0 {
 		return
 	}
+	// Where no more can be had each job would try again, for all that are missing.
+	if have < p.n && len(g.members) > 0 && time.Since(g.failed) < time.Second {
+		return
+	}
 	for ; have < p.n; have++ {
 		g.starting++
 		p.hiring.Add(1)
 		go p.hire(g)
 	}
+}
+
+// limited says what to do if there is too little of something to start a worker.
+func limited(err error) error {
+	if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.ENOMEM) {
+		return fmt.Errorf("no more processes or descriptors; start fewer workers or raise the limit (ulimit -u, ulimit -n): %w", err)
+	}
+	return err
 }
 
 // hire starts one worker.
@@ -420,6 +435,7 @@ func (p *Pool) hire(g *group) {
 	case p.start <- struct{}{}:
 		if err = p.ctx.Err(); err == nil {
 			l, err = g.program.start(p.ctx, &p.opts.Options, p)
+			err = limited(err)
 		}
 		<-p.start
 	case <-p.ctx.Done():
@@ -429,6 +445,7 @@ func (p *Pool) hire(g *group) {
 	defer p.mu.Unlock()
 	g.starting--
 	if err != nil {
+		g.failed = time.Now()
 		if p.ctx.Err() != nil {
 			err = os.ErrClosed
 		}

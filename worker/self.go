@@ -40,6 +40,7 @@ type goLink struct {
 	mu      sync.Mutex
 	files   map[uint64][]*os.File // that have come for results
 
+	stage  atomic.Int32  // starting, then for good what start makes of it
 	ready  chan struct{} // closed when the child has said so
 	broken atomic.Bool   // it has closed the socket
 	lived  atomic.Bool   // and was not about to end
@@ -47,6 +48,14 @@ type goLink struct {
 	heard  chan struct{} // closed when it says no more
 	exited chan struct{}
 }
+
+// A link's stages. A child may end, or be given up, just when it is ready: then either start
+// or watch has the block, and the other one never looks at it again.
+const (
+	starting = iota
+	started  // the pool has the link
+	failed   // it never will
+)
 
 func (selfProgram) start(ctx context.Context, o *Options, h host) (link, error) {
 	if !mainCalled.Load() {
@@ -97,13 +106,18 @@ func (selfProgram) start(ctx context.Context, o *Options, h host) (link, error) 
 	if err == nil {
 		select {
 		case <-l.ready:
-			return l, nil
+			if l.stage.CompareAndSwap(starting, started) {
+				return l, nil
+			}
+			<-l.exited
+			err = l.early()
 		case <-l.exited:
 			err = l.early()
 		case <-ctx.Done():
 			err = ctx.Err()
 		}
 	}
+	l.stage.Store(failed)
 	l.kill()
 	<-l.exited
 	_ = l.area.block.Close()
@@ -114,8 +128,24 @@ func (selfProgram) start(ctx context.Context, o *Options, h host) (link, error) 
 func (l *goLink) early() error {
 	d := deathOf(l.cmd.ProcessState)
 	d.Crash = l.crash()
-	d.Hint = "before it was ready; what runs before worker.Main, inits among it, runs in every worker"
+	if d.Hint = scarce(d.Crash); d.Hint == "" {
+		// One that gets no threads may have no way yet to tell us.
+		d.Hint = "before it was ready; what runs before worker.Main, inits among it, runs in every worker; Go needs threads and memory, too (ulimit -u and -v, UserProcesses and AddressSpace in Limits); Stderr in Options tells more"
+	}
 	return d
+}
+
+// scarce says of a crash what there was too little of. The run-time does not: the text
+// comes before what it writes to where crashes go.
+func scarce(crash string) string {
+	switch {
+	case !strings.Contains(crash, "runtime.throw("):
+	case strings.Contains(crash, "runtime.newosproc("):
+		return "as it could have no more threads; raise the limit (ulimit -u, or UserProcesses in Limits)"
+	case strings.Contains(crash, "runtime.mallocgc("):
+		return "as Go could have no more memory (ulimit -v, or AddressSpace and DataSize in Limits); what shm.Create cannot have is an error instead"
+	}
+	return ""
 }
 
 // start starts a child's process, with standard streams, processors and niceness.
@@ -124,13 +154,7 @@ func (o *Options) start(cmd *exec.Cmd) error {
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = o.Stdin, o.Stdout, o.Stderr
 	// Processes that the child leaves behind may hold its streams for ever.
 	cmd.WaitDelay = o.Grace
-	if err := proc.Start(cmd, o.CPUs, o.Nice); err != nil {
-		if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.ENOMEM) {
-			return fmt.Errorf("no more processes or descriptors; start fewer workers or raise the limit (ulimit -u, ulimit -n): %w", err)
-		}
-		return err
-	}
-	return nil
+	return proc.Start(cmd, o.CPUs, o.Nice)
 }
 
 // limit sets the resource limits of a child that waits for its first message.
@@ -199,11 +223,10 @@ func (l *goLink) watch(o *Options) {
 	}
 	_ = l.conn.Close()
 	<-l.heard
+	l.stage.CompareAndSwap(starting, failed)
 	close(l.exited)
-	select {
-	case <-l.ready:
-	default:
-		return // start tells
+	if l.stage.Load() != started {
+		return // start tells, and closes the block
 	}
 	l.polling.Lock()
 	for l.take(true) {
@@ -211,8 +234,9 @@ func (l *goLink) watch(o *Options) {
 	l.polling.Unlock()
 	d := deathOf(l.cmd.ProcessState)
 	d.Crash = l.crash()
+	d.Hint = scarce(d.Crash)
 	switch {
-	case l.killed.Load():
+	case l.killed.Load(), d.Hint != "":
 	case l.lived.Load() && d.Signal == syscall.SIGKILL:
 		d.Hint = "since it had closed its socket to this process, descriptor 3 or a copy of it; functions must close only what they opened"
 	case d.Signal == syscall.SIGKILL:

@@ -76,6 +76,9 @@ func Encode(v any, keywords bool) (b []byte, files []*os.File, err error) {
 	}
 	if err != nil && !errors.Is(err, ErrValue) {
 		err = fmt.Errorf("a %T %w: %w", v, ErrValue, err)
+		if errors.Is(err, pickle.ErrLimit) {
+			err = fmt.Errorf("%w; put large ones into an array or a block", err)
+		}
 	}
 	return b, e.files, err
 }
