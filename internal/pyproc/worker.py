@@ -77,6 +77,8 @@ def _expect_names():
 
     def pick_and_tell():
         name = pick()
+        while os.path.lexists("/dev/shm/" + name.lstrip("/")):
+            name = pick()
         try:
             os.write(resource_tracker.getfd(), b"EXPECT:%s:shared_memory\n" % name.encode())
         except OSError:

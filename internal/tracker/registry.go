@@ -82,10 +82,9 @@ func (r *registry) take(l Line) bool {
 		// Looked at now, and again each time: the name may pass to another object
 		// that one of the family makes.
 		o := r.look(files)
-		if l.Cmd == Expect {
-			if o.file != "" {
-				return true // it is not fresh, and somebody else's
-			}
+		// The writer has seen that the name is fresh. What has it now was made while the
+		// line was on its way, and its maker may be dead already.
+		if l.Cmd == Expect && o.file == "" {
 			o = object{file: files[0], expected: true}
 		}
 		r.set[k] = o
