@@ -43,7 +43,8 @@ func (p Python) Cmd(ctx context.Context, args ...string) *exec.Cmd {
 // interop/python/fetch_future.py fills. Without any it skips the test.
 //
 // SHM_REQUIRE may have python (any), python3.8 and so on (that one) and pyodide
-// (3.14 and 3.15).
+// (3.14 and 3.15). With SHM_PYTHONS=ends only the oldest and the newest are
+// returned, for runs that look at something else than Python once more.
 func Pythons(t testing.TB) []Python {
 	t.Helper()
 	if os.Getenv("SHM_QEMU") != "" {
@@ -68,7 +69,15 @@ func Pythons(t testing.TB) []Python {
 	if len(found) == 0 {
 		Skip(t, "python", "found no CPython 3.8 or newer with shared memory")
 	}
+	if whole := withoutFuture(found); os.Getenv("SHM_PYTHONS") == "ends" && len(whole) > 2 {
+		return []Python{whole[0], whole[len(whole)-1]}
+	}
 	return found
+}
+
+// withoutFuture leaves out those that are a module on an older interpreter.
+func withoutFuture(ps []Python) []Python {
+	return slices.DeleteFunc(slices.Clone(ps), func(p Python) bool { return strings.HasSuffix(p.Version, "*") })
 }
 
 // probe prints what an interpreter is; it fails where one has no shared memory.

@@ -24,7 +24,18 @@ func TestPythons(t *testing.T) {
 	}
 }
 
+func TestPythonsEnds(t *testing.T) {
+	t.Setenv("SHM_PYTHONS", "")
+	all := withoutFuture(Pythons(t))
+	t.Setenv("SHM_PYTHONS", "ends")
+	ends := Pythons(t)
+	if ends[0].Version != all[0].Version || len(all) > 2 && (len(ends) != 2 || ends[1].Version != all[len(all)-1].Version) {
+		t.Errorf("of %v the ends are %v", all, ends)
+	}
+}
+
 func TestPythonsRequired(t *testing.T) {
+	t.Setenv("SHM_PYTHONS", "")
 	pythons := func(t testing.TB) { Pythons(t) }
 	// First of all with what the environment has, which may skip the test.
 	found := Pythons(t)
