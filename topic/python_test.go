@@ -354,10 +354,10 @@ func TestKillPython(t *testing.T) {
 	pythons = slices.CompactFunc([]shmtest.Python{pythons[0], pythons[len(pythons)-1]}, func(a, b shmtest.Python) bool { return a.Minor == b.Minor })
 	for _, py := range pythons {
 		modes(t, func(t *testing.T, o topic.Options) {
+			o.SlotSize, o.Slots = 48, 8
 			for _, what := range []string{"publishes", "subscribes"} {
 				t.Run(py.String()+" "+what, func(t *testing.T) {
 					t.Parallel()
-					o.SlotSize, o.Slots = 48, 8
 					killPython(t, py, what, o)
 				})
 			}

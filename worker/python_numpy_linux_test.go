@@ -39,8 +39,9 @@ func newArray[T any](t *testing.T, shape ...int) *array.Array[T] {
 	return a
 }
 
+// point has no field that lies elsewhere where words have 32 bits.
 type point struct {
-	X int32
+	X int64
 	Y float64
 }
 

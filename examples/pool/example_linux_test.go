@@ -75,9 +75,9 @@ func TestPoison(t *testing.T) {
 		t.Errorf("got %s", totals)
 	}
 	p.Expect("2 of the processes died, files were tried again: 1")
-	if status := p.Wait(); status != 1 || !strings.HasPrefix(p.Stderr(), filepath.Join(root, "10", "100")+" has no sum: ") ||
-		!strings.Contains(p.Stderr(), "signal 9") {
-		t.Errorf("status %d: %s", status, p.Stderr())
+	if status, stderr := p.WaitAll(); status != 1 || !strings.HasPrefix(stderr, filepath.Join(root, "10", "100")+" has no sum: ") ||
+		!strings.Contains(stderr, "signal 9") {
+		t.Errorf("status %d: %s", status, stderr)
 	}
 }
 

@@ -211,6 +211,14 @@ func (p *Process) PID() int { return p.Cmd.Process.Pid }
 
 // Stderr returns what the process has written to its standard error so far.
 func (p *Process) Stderr() string {
+	select {
+	case <-p.exited: // its last words may still be on their way
+		select {
+		case <-p.silent:
+		case <-time.After(time.Second): // somebody whom it started has its standard error as well
+		}
+	default:
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.stderr.String()
@@ -219,14 +227,6 @@ func (p *Process) Stderr() string {
 // fatalf fails the test with what the process had to say.
 func (p *Process) fatalf(format string, args ...any) {
 	p.t.Helper()
-	select {
-	case <-p.exited: // its last words may still be on their way
-		select {
-		case <-p.silent:
-		case <-time.After(time.Second):
-		}
-	default:
-	}
 	p.t.Fatalf("%s: %s\n%s", p.what, fmt.Sprintf(format, args...), p.Stderr())
 }
 

@@ -133,7 +133,7 @@ def array_same(a):
 
 def array_points(n):
     import numpy as np
-    a = np.zeros(n, dtype=np.dtype([("X", "<i4"), ("Y", "<f8")], align=True))
+    a = np.zeros(n, dtype=np.dtype([("X", "<i8"), ("Y", "<f8")], align=True))
     a["X"] = range(n)
     a["Y"] = 0.5
     return a
