@@ -530,7 +530,7 @@ func TestNothingStays(t *testing.T) {
 	shmtest.Deadline(t, shmtest.Patience)
 	round := func() {
 		for _, kind := range []string{native(), "tcp"} {
-			l, err := Listen(newAddress(t, kind), key, &Options{HandshakeTimeout: 50 * time.Millisecond})
+			l, err := Listen(newAddress(t, kind), key, &Options{HandshakeTimeout: time.Second})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -38,8 +38,6 @@ var mutants = []shmtest.Mutant{
 	{"takes a claimed message for a free slot", "send.go",
 		"case ahead == 0 && w&stateMask == stateFree:\n\t\t\tfree, err", "case ahead == 0 && w&stateMask <= stateWriting:\n\t\t\tfree, err", "Explore/n-n,_two_send,_a_death"},
 	{"never asks who died", "../internal/party/table.go", "if p.heard.Load() == heardOnce|uint64(p.bell.Load()) {", "if p.heard.Load()&heardOnce != 0 {", "Explore/1-1,_a_death"},
-	{"leaves a dead one's work undone", "../internal/party/table.go",
-		"crash.Point(\"party:relocked\")\n\t\t\t\t\tp.redo()", "crash.Point(\"party:relocked\")", "Explore/join,_one"},
 }
 
 // TestMutants shows of the tests of this package that they can fail.
