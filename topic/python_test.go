@@ -109,7 +109,9 @@ func TestPython(t *testing.T) {
 				q.Send("consume(s, 5)")
 				if pythonPublishes && o.ManyPublishers {
 					n = 2 * each
+					there := publisherOf(t, tp) // one may have ended before the other has begun
 					p.Do(fmt.Sprintf("both((produce, 1, %d, 1), (produce, 2, %d, 2))", each, each), "None")
+					mustBe(t, there.Close(), nil)
 				} else if pythonPublishes {
 					p.Do(fmt.Sprintf("produce(1, %d, 1)", each), "None")
 				} else {
