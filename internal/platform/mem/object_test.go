@@ -23,7 +23,9 @@ func testDir(t *testing.T) string {
 	return ""
 }
 
-func noTemp() (string, error) { return Prefix + "new.0000000000000000.1", nil }
+// noTemp is no name that a sweep takes for a dead process's: other packages' tests
+// sweep the same place at the same time.
+func noTemp() (string, error) { return shmtest.Name(nil), nil }
 
 // publish makes an object of size bytes with a name.
 func publish(t *testing.T, dir, name string, size int64) *Object {
