@@ -291,10 +291,7 @@ func TestKillAll(t *testing.T) {
 // TestKillRandom kills lives and sweepers at random points, several at a time
 // in one directory, SHM_KILLS times.
 func TestKillRandom(t *testing.T) {
-	kills := 200
-	if s := os.Getenv("SHM_KILLS"); s != "" {
-		kills = atoi(s)
-	}
+	kills := shmtest.Kills(t, 200)
 	dir := privateDir(t)
 	keep := bystanders(t, dir)
 	// In batches, as a test holds the pipes of its processes until it ends.

@@ -390,13 +390,7 @@ func TestKillPlain(t *testing.T) {
 // TestKillRandom kills processes that change the same items of one list at
 // random points, SHM_KILLS times, while others read it.
 func TestKillRandom(t *testing.T) {
-	kills := 100
-	if s := os.Getenv("SHM_KILLS"); s != "" {
-		var err error
-		if kills, err = strconv.Atoi(s); err != nil {
-			t.Fatal(err)
-		}
-	}
+	kills := shmtest.Kills(t, 100)
 	dir := privateDir(t)
 	o := &list.Options{Concurrent: true, Block: shm.CreateOptions{Dir: dir}}
 	l, err := list.Create(shmtest.Name(t), markedItems(), o)

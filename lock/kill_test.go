@@ -527,18 +527,6 @@ func (f *field) finish(t *testing.T, deaths int) {
 	}
 }
 
-func kills(t *testing.T) int {
-	s := os.Getenv("SHM_KILLS")
-	if s == "" {
-		return 100
-	}
-	n, err := strconv.Atoi(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return n
-}
-
 func quantiles(took []time.Duration) string {
 	slices.Sort(took)
 	at := func(q float64) time.Duration { return took[int(q*float64(len(took)-1))].Round(time.Microsecond) }
@@ -627,7 +615,7 @@ func TestKillAtEveryPoint(t *testing.T) {
 
 // TestKillRandom kills SHM_KILLS processes at random while they use everything.
 func TestKillRandom(t *testing.T) {
-	n := kills(t)
+	n := shmtest.Kills(t, 100)
 	const workers = 4
 	f := newField(t, false)
 	r := rand.New(rand.NewPCG(1, uint64(n)))
@@ -729,7 +717,7 @@ func init() {
 
 // TestKillRecovery measures from kill -9 of a holder until who waits has the lock.
 func TestKillRecovery(t *testing.T) {
-	n := max(10, min(kills(t)/10, 100))
+	n := max(10, min(shmtest.Kills(t, 100)/10, 100))
 	dir := privateDir(t)
 	b, err := shm.Create(shmtest.Name(t), 2<<20, &shm.CreateOptions{Dir: dir})
 	if err != nil {

@@ -525,10 +525,7 @@ func (a *arena) killRecoverer(point string, n int) (hit bool) {
 // TestKillRandom kills publishers and subscribers at random steps, several at a time,
 // SHM_KILLS times.
 func TestKillRandom(t *testing.T) {
-	kills := 200
-	if s := os.Getenv("SHM_KILLS"); s != "" {
-		kills, _ = strconv.Atoi(s)
-	}
+	kills := shmtest.Kills(t, 200)
 	total := 0
 	for seed := uint64(1); total < kills && !t.Failed(); seed++ {
 		modes(t, func(t *testing.T, o topic.Options) { total += randomKills(t, seed, killOptions(o)) })

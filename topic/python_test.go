@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -387,9 +386,8 @@ func killPython(t *testing.T, py shmtest.Python, what string, o topic.Options) {
 	p.Do(fmt.Sprintf("at = plan(shm_topic, %s)", what), "None")
 	p.Send("' '.join(map(str, at))")
 	steps := strings.Fields(p.Line())
-	// A part of them in a run, another each time; SHM_KILLS is for all.
 	every := 4 * slower
-	if os.Getenv("SHM_KILLS") != "" {
+	if shmtest.EveryStep(t) {
 		every = 1
 	}
 	skip := rand.IntN(every)

@@ -3,8 +3,27 @@ package shmtest
 import (
 	"fmt"
 	"os"
+	"strconv"
 	"testing"
 )
+
+// Kills is how many processes to kill at random: what SHM_KILLS says, or else so many
+// as a test run has time for.
+func Kills(t testing.TB, ordinary int) int {
+	s := os.Getenv("SHM_KILLS")
+	if s == "" {
+		return ordinary
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		t.Fatalf("SHM_KILLS: %v", err)
+	}
+	return n
+}
+
+// EveryStep tells whether there is time to kill at each of thousands of steps, not
+// only at some, others each time: "make kill" has it, a run for a change has not.
+func EveryStep(t testing.TB) bool { return Kills(t, 0) >= 1000 }
 
 // Crashing starts a helper that kills itself when it passes a point of package crash for
 // the n-th time, "*" being any.
