@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Fuzzes every target of every package for a while each: .ci/fuzz.sh 60s
+# As many at once as there are processors, with one worker each.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-fuzztime=${1:-60s}
+export FUZZTIME=${1:-60s}
 
 # One go test lists them all, those of the modules beside this one too; only its
 # JSON says which package a name is in.
@@ -13,15 +14,14 @@ if [[ -z $targets ]]; then
 	exit 1
 fi
 
-failed=0
-while read -r pkg target; do
-	status=0
+fuzz() { # fuzz PACKAGE TARGET
+	local pkg=$1 target=$2 status=0 out
 	# An input that reaches new code is made smaller first, for up to a minute each:
 	# with inputs of kilobytes nothing else would happen.
-	out=$(go test -run '^$' -fuzz "^$target\$" -fuzztime "$fuzztime" -fuzzminimizetime 100x "$pkg" 2>&1) || status=$?
+	out=$(go test -run '^$' -fuzz "^$target\$" -fuzztime "$FUZZTIME" -parallel 1 -fuzzminimizetime 100x "$pkg" 2>&1) || status=$?
 	# Up to Go 1.26 the end of the time is sometimes reported as a failure, with
 	# nothing but this line to say (golang/go#75804).
-	late="--- FAIL: $target \([0-9.]+s\)"$'\n    context deadline exceeded\nFAIL'
+	local late="--- FAIL: $target \([0-9.]+s\)"$'\n    context deadline exceeded\nFAIL'
 	if ((status != 0)) && [[ $out =~ $late ]]; then
 		status=0
 	fi
@@ -29,7 +29,10 @@ while read -r pkg target; do
 		printf 'ok   %s %s, %s\n' "$pkg" "$target" "$(grep -oE 'execs: [0-9]+' <<<"$out" | tail -n 1)"
 	else
 		printf 'FAIL %s %s\n%s\n' "$pkg" "$target" "$out"
-		failed=1
+		return 1
 	fi
-done <<<"$targets"
-exit "$failed"
+}
+export -f fuzz
+
+# xargs ends with 123 if any of them failed.
+xargs -P "$(nproc)" -L 1 bash -c 'fuzz "$@"' fuzz <<<"$targets"
