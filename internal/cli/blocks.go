@@ -35,8 +35,8 @@ type blockDoc struct {
 	List    *listDoc      `json:"list,omitempty"`   // the same
 	Array   *npyDoc       `json:"array,omitempty"`  // the same
 	Locks   []lock.Info   `json:"locks,omitempty"`  // the same
-	Ring    *ringDoc      `json:"ring,omitempty"`   // the same
-	Topic   *topicDoc     `json:"topic,omitempty"`  // the same
+	Ring    queueDoc      `json:"ring,omitempty"`   // the same
+	Topic   queueDoc      `json:"topic,omitempty"`  // the same
 
 	ArrayError string `json:"array_error,omitempty"` // why there is no array, or no summary
 }
@@ -157,14 +157,7 @@ block gets a new one such as psm_1a2b3c4d.`,
 			}
 			opts.Dir = string(dir)
 			b, err := shm.Create(name, int(size), &opts)
-			if err != nil {
-				return a.existsHint(err, name)
-			}
-			name = b.Name()
-			if err := b.Close(); err != nil {
-				return err
-			}
-			return a.printMade(dir, name)
+			return a.finish(dir, name, b, err)
 		},
 	}
 	f := cmd.Flags()
@@ -173,6 +166,24 @@ block gets a new one such as psm_1a2b3c4d.`,
 	f.BoolVar(&opts.HugePages, "huge", false, "ask for huge pages (see shm doctor)")
 	f.BoolVar(&opts.Replace, "replace", false, "take over the name of a block whose owner is dead")
 	return cmd
+}
+
+// closer is a block, or what lies in one.
+type closer interface {
+	Name() string
+	Close() error
+}
+
+// finish ends the making of b, which was to have a name, and prints what that is now.
+func (a *app) finish(dir shm.Dir, name string, b closer, err error) error {
+	if err != nil {
+		return a.existsHint(err, name)
+	}
+	name = b.Name()
+	if err := b.Close(); err != nil {
+		return err
+	}
+	return a.printMade(dir, name)
 }
 
 // printMade prints the name of a new block, or its document.

@@ -97,9 +97,9 @@ func (a *app) printInfo(ctx context.Context, blocks []shm.Info, force *bool) err
 			case "list":
 				doc.Blocks[i].List, _ = listOf(b) // absent if it cannot be told
 			case "ring":
-				doc.Blocks[i].Ring, _ = ringOf(b.Dir, b.Name)
+				doc.Blocks[i].Ring, _ = rings.look(b.Dir, b.Name)
 			case "topic":
-				doc.Blocks[i].Topic, _ = topicOf(b.Dir, b.Name)
+				doc.Blocks[i].Topic, _ = topics.look(b.Dir, b.Name)
 			case "npy":
 				array, _, err := a.npyOf(ctx, b, force)
 				if ctx.Err() != nil {
@@ -197,23 +197,19 @@ func (a *app) printOne(ctx context.Context, b shm.Info, seen *proc.Snapshot, for
 			}
 		}
 	case b.Kind == "ring", b.Kind == "topic":
-		var d statDoc
-		var err error
-		text := "ring: a queue of messages"
-		if b.Kind == "ring" {
-			d, err = ringOf(b.Dir, b.Name)
-		} else {
-			text = "topic: messages that every subscriber reads"
-			d, err = topicOf(b.Dir, b.Name)
+		text, look := "ring: a queue of messages", rings.look
+		if b.Kind == "topic" {
+			text, look = "topic: messages that every subscriber reads", topics.look
 		}
+		d, err := look(b.Dir, b.Name)
 		if err != nil {
 			line("kind", cell{red, b.Kind + ", but " + oneLine(a.message(err))})
 			break
 		}
 		line("kind", text)
-		what, texts := d.lines(a, holdersOf(seen, b))
-		for i := range what {
-			line(what[i], texts[i])
+		f := d.facts(a, holdersOf(seen, b))
+		for i, what := range f.what {
+			line(what, f.text[i])
 		}
 	case b.Kind != "":
 		line("kind", printable(b.Kind))

@@ -180,6 +180,9 @@ type messageDoc struct {
 
 // putMessage writes one message. d has what --json shows beside it.
 func (a *app) putMessage(f *framing, p []byte, d messageDoc) error {
+	if d.Missed > 0 && !a.json {
+		fmt.Fprintf(a.stderr, "shm: %d messages were missed\n", d.Missed)
+	}
 	switch {
 	case a.json:
 		if utf8.Valid(p) {
