@@ -263,6 +263,49 @@ func sleepers(t *testing.T, q *ring.Queue, n uint64) {
 	}
 }
 
+// A receiver in Python is something that selectors wait for.
+func TestPythonSelector(t *testing.T) {
+	eachPython(t, func(t *testing.T, py shmtest.Python) {
+		for _, side := range []ring.Side{ring.Many, ring.One} {
+			selectPython(t, py, side)
+		}
+	})
+}
+
+func selectPython(t *testing.T, py shmtest.Python, side ring.Side) {
+	q := create(t, ring.Options{SlotSize: 24, Slots: 8, Senders: side, Receivers: side})
+	p, s := startRing(t, py, q.Name()), senderOf(t, q)
+	p.Do("r = ring.receiver(); sel = selectors.DefaultSelector()", "None")
+	p.Do("sel.register(r, selectors.EVENT_READ).fd == r.fileno(), r.receive(timeout=0), sel.select(0)", "(True, None, [])")
+	for range 3 {
+		p.Send("len(sel.select())")
+		if err := s.Send([]byte("hello")); err != nil {
+			t.Fatal(err)
+		}
+		if line := p.Line(); line != "1" {
+			t.Fatal(line, p.Stderr())
+		}
+		p.Do("r.receive(timeout=0), len(sel.select(0)), r.receive(timeout=0), sel.select(0)", "(b'hello', 1, None, [])")
+	}
+	p.Do("sel.unregister(r).fd == r.fileno()", "True")
+	const n = 300
+	p.Send("selected(r)")
+	for range n {
+		if err := s.Send([]byte("hello")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mustBe(t, s.Close(), nil)
+	if line := p.Line(); line != strconv.Itoa(n) {
+		t.Fatal(line, p.Stderr())
+	}
+	p.Do("r.close(), r.close()", "(None, None)")
+	p.Do("r.fileno()", "ValueError")
+	p.Do("r = ring.receiver(); f = r.fileno(); r.receive(timeout=0)", "EOFError")
+	p.Do("ring.close()", "None") // with a thread that waits
+	p.End()
+}
+
 // What is no ring, or a damaged one, is an error and nothing worse.
 func TestPythonFormat(t *testing.T) {
 	eachPython(t, func(t *testing.T, py shmtest.Python) {

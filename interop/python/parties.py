@@ -5,6 +5,7 @@ process killed at the first and the last time that each line of a module is run.
 """
 import mmap
 import os
+import selectors
 import signal
 import struct
 import sys
@@ -46,6 +47,19 @@ def both(*calls):
         t.start()
     for t in threads:
         t.join()
+
+
+def selected(part):
+    "How many messages came to one who waits in a selector, until the end."
+    n, s = 0, selectors.DefaultSelector()
+    s.register(part, selectors.EVENT_READ)
+    while True:
+        s.select()
+        try:
+            while part.receive(timeout=0) is not None:
+                n += 1
+        except EOFError:
+            return n
 
 
 journal = mmap.mmap(-1, 4096)  # words that outlive a child

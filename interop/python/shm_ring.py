@@ -28,12 +28,17 @@ for the others, so use `with`. Damaged memory is ValueError.
 CPython 3.8 or newer on 64-bit Linux, x86-64 or arm64. A Sender or Receiver is for
 one thread at a time (another gets RuntimeError), but any may close it. A forked child
 has none of them; it opens the ring again. The formats are in docs/format.md of the
-module. What differs from Go: nothing to wait for in a selector (Notify; give it to
-a thread), and a block that somebody makes smaller ends the process with SIGBUS.
+module. What differs from Go: a block that somebody makes smaller ends the process
+with SIGBUS.
+
+A Receiver has a fileno(), for selectors and for asyncio's add_reader: it is readable
+as long as there may be something. Then call receive(timeout=0) until it gives None,
+or ends with an error.
 """
 import ctypes
 import errno
 import os
+import queue
 import struct
 import threading
 import weakref
@@ -632,6 +637,7 @@ class _Part:
         self._ring, self._role = ring, role
         self._entry = ring._join(role, start)
         self._number = ring._number(self._entry)
+        self._notifier = None
         self._pos = self._shown = ring._q[self._entry + _SEEN]
         ring._parts.add(self)
 
@@ -641,12 +647,18 @@ class _Part:
 
     def _await(self, look, f, until):
         """What look gives as soon as it gives something; None if that took too long."""
-        ring = self._ring
         for _ in range(1 if until.over() else _LOOKS):
             got = look()
             if got is not None:
                 return got
         self._hint()  # for those who look from outside
+        got = self._sleep_until(look, f, until)
+        if got is None and self._notifier:
+            self._notifier.lower()
+        return got
+
+    def _sleep_until(self, look, f, until):
+        ring = self._ring
         bell_at, stop_at = ring._member.page.bell, ctypes.addressof(ring._stop)
         while True:
             over = until.over()
@@ -685,6 +697,12 @@ class _Part:
             if got is not None:
                 return got
 
+    def _fileno(self):
+        with self._call:
+            if not self._notifier:
+                self._notifier = _Notifier(self)
+            return self._notifier.out
+
     def close(self):
         """End this participant; a call of another thread that waits gets ValueError."""
         if self._end:
@@ -696,6 +714,8 @@ class _Part:
         ring._stop.value = ring._stop.value + 1 & _M32
         _wake(ctypes.addressof(ring._stop), _ALL)
         with self._call.lock:
+            if self._notifier:
+                self._notifier.close()
             try:
                 self._leave()
                 ring._withdraw(self._entry, self._role)
@@ -707,6 +727,44 @@ class _Part:
 
     def __exit__(self, *_):
         self.close()
+
+
+class _Notifier:
+    """A pipe that is readable as long as there may be something to take: from the
+    beginning, and again and again until a call that does not wait finds nothing.
+
+    A thread waits meanwhile, as receive does.
+    """
+
+    def __init__(self, part):
+        self.part, self.raised = part, True
+        self.empty = queue.SimpleQueue()
+        self.out, self.into = os.pipe()
+        os.write(self.into, b"1")
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def lower(self):
+        if self.raised:
+            os.read(self.out, 1)
+            self.raised = False
+            self.empty.put(self.part._nothing())
+
+    def run(self):
+        part = self.part
+        for nothing in iter(self.empty.get, None):
+            try:
+                part._sleep_until(lambda: None if nothing() else True, part._ring._filled, _Until(True, None))
+            except Exception:
+                pass  # the end, or damage: who is told to look finds it as well
+            self.raised = True
+            os.write(self.into, b"1")
+
+    def close(self):
+        self.empty.put(None)
+        self.thread.join()
+        os.close(self.out)
+        os.close(self.into)
 
 
 class _Room:
@@ -991,6 +1049,23 @@ class Receiver(_Part):
                         view.release()
                     except BufferError:
                         pass
+
+    def fileno(self):
+        """For selectors: readable as long as there may be something, until receive(timeout=0)
+        gives None, and at the end. It is closed with this Receiver."""
+        return self._fileno()
+
+    def _nothing(self):
+        """How to find out, beside other calls, whether there is nothing still: there was nothing."""
+        ring, pos, epoch = self._ring, self._pos, self._epoch
+
+        def nothing():
+            w = ring._read(ring._slot(pos))
+            ahead = ring._ahead(w, pos)
+            empty = ahead < 0 or ahead == 0 and w & 7 in (_FREE, _WRITING)
+            return empty and (ring._one_receiver or ring._read(_EPOCH) == epoch)
+
+        return nothing
 
     def __iter__(self):
         return self

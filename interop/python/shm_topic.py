@@ -446,6 +446,22 @@ class Subscriber(_Part):
         """
         return _Lease(self, timeout)
 
+    def fileno(self):
+        """For selectors: readable as long as there may be something, until receive(timeout=0)
+        gives None, and at the end. It is closed with this Subscriber."""
+        return self._fileno()
+
+    def _nothing(self):
+        """How to find out, beside other calls, whether there is nothing still: there was nothing."""
+        topic, pos = self._ring, self._pos
+
+        def nothing():
+            w = topic._read(topic._slot(pos))
+            ahead = topic._ahead(w, pos)
+            return ahead < 0 or ahead == 0 and w & 7 == _WRITING
+
+        return nothing
+
     def __iter__(self):
         return self
 
