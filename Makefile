@@ -103,7 +103,7 @@ cover: ## coverage by function
 	go tool cover -func=coverage.out
 
 ##@ Figures
-bench: ## measure beside the peers; writes docs/benchmarks.md
-	cd bench && go run .
+bench: ## measure beside the peers; writes docs/benchmarks.md (BENCH=-peers: first build those that take minutes)
+	cd bench && go run . $(BENCH)
 
 .PHONY: help build clean check fmt vet lint tidy arch cross test race test-386 test-arm64 test-windows test-named fuzz kill mutants cover bench

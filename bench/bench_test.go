@@ -96,6 +96,48 @@ func TestRoundsTakeTurns(t *testing.T) {
 	}
 }
 
+// A machine without compilers has no such peers, and is told why; nothing is fetched or built
+// that was not asked for.
+func TestPeersThatCannotBeHad(t *testing.T) {
+	t.Setenv("PATH", "")
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	e := &env{tmp: t.TempDir(), prefix: "shmbench-none-"}
+	var r Result
+	ways, stop := e.others(t.Context(), &r, "echo", queueMakers)
+	stop()
+	if len(ways) > 0 || len(r.Missing) != len(queueMakers) {
+		t.Fatalf("%d ways, missing %q", len(ways), r.Missing)
+	}
+	for i, m := range queueMakers {
+		want := m.name + ": not built: run it once with -peers"
+		if !m.kept {
+			want = m.name + `: exec: "sh": executable file not found in $PATH`
+		}
+		if got := r.Missing[i]; got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
+// What a compiler says is told by the line that matters, and an end that fails by what it said.
+func TestPeersThatFail(t *testing.T) {
+	e := &env{tmp: t.TempDir(), prefix: "shmbench-fail-"}
+	fail := maker{name: "Boost", build: "echo it begins; echo an error: no boost; exit 1"}
+	if _, err := fail.folder(t.Context(), e); err == nil || err.Error() != "exit status 1: an error: no boost" {
+		t.Error(err)
+	}
+	fail = maker{name: "Boost", build: "true", run: "echo no memory >&2; false", ways: []makerWay{{label: "it"}}}
+	var r Result
+	ways, stop := e.others(t.Context(), &r, "echo", []maker{fail})
+	stop()
+	if len(ways) > 0 || len(r.Missing) != 1 || !strings.Contains(r.Missing[0], "no memory") {
+		t.Errorf("%d ways, missing %q", len(ways), r.Missing)
+	}
+	if left, err := os.ReadDir(e.tmp); err != nil || len(left) != 1 {
+		t.Errorf("%v left, %v", left, err)
+	}
+}
+
 // A whole run, as short as can be: every case and every peer there is works,
 // the document names its plots, and nothing stays in shared memory.
 func TestWholeRun(t *testing.T) {

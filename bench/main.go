@@ -4,6 +4,7 @@
 //	go run .          # some minutes; writes ../docs/benchmarks.md
 //	go run . -quick   # under a minute; prints, and writes nothing
 //	go run . -json    # prints everything it measured, each round of it
+//	go run . -peers   # first builds Aeron and iceoryx2, for minutes, once
 //
 // A benchmark is not a test: a target that is missed is reported as such, and
 // the exit code is 0. It runs on Linux.
@@ -37,6 +38,7 @@ type env struct {
 	round  time.Duration // how long one way's share of a round is
 	settle time.Duration // rest between two ways
 	quick  bool
+	peers  bool // build those that take minutes
 
 	prefix  string // of every name that this run gives
 	tmp     string // on disk
@@ -138,6 +140,7 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	quick := flags.Bool("quick", false, "few and short rounds, for a look; writes no document")
 	asJSON := flags.Bool("json", false, "print what was measured as JSON")
 	only := flags.String("run", "", "run the cases whose id matches this `regexp`; writes no document")
+	peers := flags.Bool("peers", false, "first build the peers that take minutes and come from registries, and keep them in the user's cache")
 	rounds := flags.Int("rounds", 0, "how many `rounds` (default 31, with -quick 5)")
 	docs := flags.String("docs", "", "`folder` for benchmarks.md and benchmarks/*.svg (default ../docs for a whole run)")
 	if err := flags.Parse(args); err != nil {
@@ -159,7 +162,7 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 		out = io.Discard
 	}
 
-	e := &env{count: 31, round: 30 * time.Millisecond, settle: 3 * time.Millisecond, quick: *quick,
+	e := &env{count: 31, round: 30 * time.Millisecond, settle: 3 * time.Millisecond, quick: *quick, peers: *peers,
 		prefix: fmt.Sprintf("shmbench-%d-", os.Getpid())}
 	if *quick {
 		e.count, e.round = 5, 10*time.Millisecond

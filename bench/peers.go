@@ -47,8 +47,14 @@ func startPeer(name string, argv ...string) (*peer, error) {
 // ask sends a line and returns the answer's.
 func (p *peer) ask(format string, args ...any) (string, error) {
 	if _, err := fmt.Fprintf(p.in, format+"\n", args...); err != nil {
-		return "", fmt.Errorf("%s: %w", p.name, err)
+		p.stop()
+		return "", fmt.Errorf("%s: %w %s", p.name, err, strings.TrimSpace(p.errs.String()))
 	}
+	return p.answer()
+}
+
+// answer returns the next line that it says.
+func (p *peer) answer() (string, error) {
 	if !p.out.Scan() {
 		p.stop() // which also collects all that it still has to say
 		return "", fmt.Errorf("%s ended: %s", p.name, strings.TrimSpace(p.errs.String()))

@@ -36,13 +36,9 @@ func (w ringWay) options() *ring.Options {
 	return o
 }
 
-// apart keeps this process on the processor of this number; back undoes it. All its threads:
-// were it only one, that its goroutine is locked to, each Gosched would change threads.
-func apart(number int) (back func()) {
-	var all, one unix.CPUSet
-	if unix.SchedGetaffinity(0, &all) != nil || all.Count() < 2 {
-		return func() {}
-	}
+// processors are all that may be used, and the one of this number among them.
+func processors(number int) (all, one unix.CPUSet) {
+	_ = unix.SchedGetaffinity(0, &all)
 	for i, n := 0, 0; i < 1024; i++ {
 		if all.IsSet(i) {
 			if n == number {
@@ -50,6 +46,16 @@ func apart(number int) (back func()) {
 			}
 			n++
 		}
+	}
+	return all, one
+}
+
+// apart keeps this process on the processor of this number; back undoes it. All its threads:
+// were it only one, that its goroutine is locked to, each Gosched would change threads.
+func apart(number int) (back func()) {
+	all, one := processors(number)
+	if all.Count() < 2 {
+		return func() {}
 	}
 	set := func(to *unix.CPUSet) {
 		threads, _ := os.ReadDir("/proc/self/task")
@@ -200,10 +206,8 @@ func (g *rings) run(n int, each func(time.Duration)) (time.Duration, error) {
 			return 0, err
 		}
 	}
-	if !g.other.out.Scan() { // the last one has come
-		return 0, errors.New(g.other.errs.String())
-	}
-	return time.Since(start), nil
+	_, err := g.other.answer() // the last one has come
+	return time.Since(start), err
 }
 
 // roleRing is the process at the other ends.
@@ -272,7 +276,8 @@ func roleRing(args []string, in io.Reader, out io.Writer) error {
 	return nil
 }
 
-// measure runs ways of rings beside those of C.
+// measure runs ways of rings beside those of others; ways without a run are C's where there
+// is none.
 func (e *env) measure(ctx context.Context, r *Result, ours map[string]ringWay, order []string, theirs ...way) (err error) {
 	var ways []way
 	for _, label := range order {
@@ -283,8 +288,10 @@ func (e *env) measure(ctx context.Context, r *Result, ours map[string]ringWay, o
 		defer g.close()
 		ways = append(ways, way{label, func(n int) (time.Duration, error) { return g.run(n, nil) }})
 	}
-	if e.c != nil {
-		ways = append(ways, theirs...)
+	for _, w := range theirs {
+		if w.run != nil {
+			ways = append(ways, w)
+		}
 	}
 	r.Rows, err = e.rounds(ctx, ways)
 	r.Missing = append(r.Missing, e.missing...)
@@ -302,16 +309,21 @@ func (e *env) cWay(label, verb string, size int) way {
 // ringEcho is a message there and back.
 func ringEcho(ctx context.Context, e *env) (*Result, error) {
 	r := &Result{Title: "Rings: 64 bytes there and back", Text: `Between two processes, by two rings. Spinning: nobody sleeps, and each side keeps to a processor of its own, as in C: a ring of one sender and one receiver with indices on lines of
-their own, which no death is to come near. Sleeping: nobody spins; C is a bare futex word, with no message in it. Adaptive is the default: spins for as long as that was of use lately, then sleeps.`}
+their own, which no death is to come near. Sleeping: nobody spins; C is a bare futex word, with no message in it. Adaptive is the default: spins for as long as that was of use lately, then sleeps.
+Others' messages are of 64 bytes, too, copied in and out, by two queues, and nothing of theirs that was to survive a death. Boost.Interprocess's message_queue and all of Python's sleep; Python's Pipe is send_bytes, the queues pickle. Aeron's two processes spin,
+and its media driver's thread wants a processor as well.`}
 	const spinning, sleeping = "ring, spinning", "ring, sleeping"
 	ours := map[string]ringWay{
 		spinning:         {what: "echo", size: 64, waiting: ring.Spin, apart: true},
 		sleeping:         {what: "echo", size: 64, waiting: ring.Sleep},
 		"ring, adaptive": {what: "echo", size: 64},
 	}
-	if err := e.measure(ctx, r, ours, []string{spinning, sleeping, "ring, adaptive"},
+	others, stop := e.others(ctx, r, "echo", queueMakers)
+	defer stop()
+	if err := e.measure(ctx, r, ours, []string{spinning, sleeping, "ring, adaptive"}, slices.Concat([]way{
 		e.cWay("C, spinning", "ring-echo", 64), e.cWay("C, futex", "pingpong", page),
-		e.cWay("C, pipe", "pipe-echo", 64), e.cWay("C, Unix socket", "unix-echo", 64)); err != nil {
+		e.cWay("C, pipe", "pipe-echo", 64), e.cWay("C, Unix socket", "unix-echo", 64),
+	}, others, e.pythonWays("echo"))...); err != nil {
 		return nil, err
 	}
 	r.atMost(spinning, "C, spinning", 1.3)
@@ -338,14 +350,18 @@ their own, which no death is to come near. Sleeping: nobody spins; C is a bare f
 // ringCopy is one way.
 func ringCopy(ctx context.Context, e *env) (*Result, error) {
 	r := &Result{Title: "Rings: 64 bytes one way", Text: `One message after the other is copied in by one process and out by another; batches are of 64. The figure is for one message. C is as above. Two by two are two goroutines that send and two of
-another process that receive, on two processors.`}
+another process that receive, on two processors. The others are those of the case above.`}
 	ours := map[string]ringWay{
 		"ring":             {what: "copy", size: 64, apart: true},
 		"ring, batches":    {what: "batch", size: 64, apart: true},
 		"ring, two by two": {what: "copy", size: 64, many: true},
 	}
-	if err := e.measure(ctx, r, ours, []string{"ring", "ring, batches", "ring, two by two"},
-		e.cWay("C", "ring-copy", 64), e.cWay("C, batches", "ring-batch", 64), e.cWay("C, pipe", "pipe-copy", 64)); err != nil {
+	others, stop := e.others(ctx, r, "copy", queueMakers)
+	defer stop()
+	if err := e.measure(ctx, r, ours, []string{"ring", "ring, batches", "ring, two by two"}, slices.Concat([]way{
+		e.cWay("C", "ring-copy", 64), e.cWay("C, batches", "ring-batch", 64),
+		e.cWay("C, pipe", "pipe-copy", 64), e.cWay("C, Unix socket", "unix-copy", 64),
+	}, others, e.pythonWays("copy"))...); err != nil {
 		return nil, err
 	}
 	r.faster("ring", "C", 0.9)
@@ -363,7 +379,8 @@ func ringLarge(ctx context.Context, e *env) (*Result, error) {
 	}
 	if err := e.measure(ctx, r, ours, []string{"ring, 64 KiB", "ring, 1 MiB"},
 		e.cWay("C, 64 KiB", "ring-copy", 1<<16), e.cWay("C, 1 MiB", "ring-copy", 1<<20),
-		e.cWay("C, pipe, 64 KiB", "pipe-copy", 1<<16), e.cWay("C, pipe, 1 MiB", "pipe-copy", 1<<20)); err != nil {
+		e.cWay("C, pipe, 64 KiB", "pipe-copy", 1<<16), e.cWay("C, pipe, 1 MiB", "pipe-copy", 1<<20),
+		e.cWay("C, Unix socket, 64 KiB", "unix-copy", 1<<16), e.cWay("C, Unix socket, 1 MiB", "unix-copy", 1<<20)); err != nil {
 		return nil, err
 	}
 	r.faster("ring, 64 KiB", "C, 64 KiB", 0.9)

@@ -195,7 +195,8 @@ subscribers than processors, and the publisher then has its share of those only.
 
 // topicEcho is a message there and back, by two topics.
 func topicEcho(ctx context.Context, e *env) (_ *Result, err error) {
-	r := &Result{Title: "Topics: 64 bytes there and back", Text: `Between two processes, by two topics. Sleeping: nobody spins; C is a bare futex word, with no message in it. Adaptive is the default: spins for as long as that was of use lately, then sleeps.`}
+	r := &Result{Title: "Topics: 64 bytes there and back", Text: `Between two processes, by two topics. Sleeping: nobody spins; C is a bare futex word, with no message in it. Adaptive is the default: spins for as long as that was of use lately, then sleeps. Others that
+publish are as in the case of rings: they copy messages of 64 bytes in and out, too.`}
 	var ways []way
 	for _, w := range []topic.Waiting{topic.Spin, topic.Sleep, topic.Adaptive} {
 		label := [...]string{"topic, adaptive", "topic, spinning", "topic, sleeping"}[w]
@@ -215,7 +216,9 @@ func topicEcho(ctx context.Context, e *env) (_ *Result, err error) {
 		defer remove(b)
 		ways = append(ways, e.c.way("C, futex", "pingpong", e.path(name), 4096))
 	}
-	if r.Rows, err = e.rounds(ctx, ways); err != nil {
+	others, stop := e.others(ctx, r, "echo", topicMakers)
+	defer stop()
+	if r.Rows, err = e.rounds(ctx, append(ways, others...)); err != nil {
 		return nil, err
 	}
 	r.Missing = append(r.Missing, e.missing...)

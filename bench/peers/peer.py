@@ -344,7 +344,48 @@ def mapped(name, workers, n, kw):
     return took
 
 
+def answer(get, put, n, echo):
+    put(b"ready")
+    for _ in range(n):
+        message = get()
+        if echo:
+            put(message)
+    if not echo:
+        put(b"done")
+
+
+def messages(kind, echo):
+    """To another process, and each back, or one at the end. Pipe is without the pickle that
+    both queues make of a message; SimpleQueue is that and a lock, Queue a thread more."""
+
+    def verb(name, size, n, kw):
+        fork = multiprocessing.get_context("fork")
+        if kind == "Pipe":
+            here, there = fork.Pipe()
+            put, get, theirs = here.send_bytes, here.recv_bytes, (there.recv_bytes, there.send_bytes)
+        else:
+            there, back = getattr(fork, kind)(), getattr(fork, kind)()
+            put, get, theirs = there.put, back.get, (there.get, back.put)
+        p = fork.Process(target=answer, args=(*theirs, n, echo), daemon=True)
+        p.start()
+        get()
+        message = bytes(size)
+        start = time.perf_counter_ns()
+        for _ in range(n):
+            put(message)
+            if echo:
+                get()
+        if not echo:
+            get()
+        took = time.perf_counter_ns() - start
+        p.join()
+        return took
+
+    return verb
+
+
 VERBS = {
+    **{("echo" if echo else "copy") + kind: messages(kind, echo) for kind in ("Queue", "SimpleQueue", "Pipe") for echo in (True, False)},
     "process": process,
     "applyeach": applyeach,
     "apply": apply,
