@@ -248,7 +248,7 @@ func TestTwoRequests(t *testing.T) {
 
 // TestSession speaks as a proxy does, to objects that are not there.
 func TestSession(t *testing.T) {
-	m := start(t, &manager.Options{RequestTimeout: 50 * time.Millisecond})
+	m := start(t, &manager.Options{RequestTimeout: 2 * time.Second})
 	c, err := connDial(t, m)
 	if err != nil {
 		t.Fatal(err)
@@ -304,7 +304,7 @@ func TestSession(t *testing.T) {
 // TestStalled lets a client ask for much and take nothing of the answer: that
 // ends, and holds up nobody.
 func TestStalled(t *testing.T) {
-	m := start(t, &manager.Options{RequestTimeout: time.Second})
+	m := start(t, &manager.Options{RequestTimeout: 3 * time.Second})
 	for i := range 1500 {
 		name := fmt.Sprintf("%s-%0200d", shmtest.Name(nil), i)
 		exchange(t, m, request(t, nil, "track_segment", name))
