@@ -113,6 +113,7 @@ func (j *Job[Out]) Done() <-chan struct{} { return j.t.end() }
 func Call[In, Out any](ctx context.Context, p *Pool, f Function[In, Out], in In) (Out, error) {
 	t, err := f.task(in)
 	if err == nil {
+		t.called = f.c.program == self
 		if err = p.enter(ctx, t); err != nil {
 			err = &Error{Op: "run", Function: f.c.name, Err: err}
 		}
@@ -234,6 +235,7 @@ type numbered struct {
 // stream has what Map has on its way.
 type stream struct {
 	p     *Pool
+	rings bool // its workers do
 	mu    sync.Mutex
 	ended []numbered    // unordered: over, and not yielded
 	more  chan struct{} // gets one when there is something in ended
@@ -243,7 +245,7 @@ func each[In, Out, Inputs any](ctx context.Context, p *Pool, f Function[In, Out]
 	return func(yield func(Result[Out]) bool) {
 		next, stop := puller[In](inputs)
 		defer stop()
-		s := &stream{p: p, more: make(chan struct{}, 1)}
+		s := &stream{p: p, rings: f.c.program == self, more: make(chan struct{}, 1)}
 		var open []numbered // submitted and not yielded, in the order of inputs
 		defer func() { s.abandon(open) }()
 		window := p.opts.Pending
@@ -309,7 +311,7 @@ func (n numbered) over() bool { return n.t == nil || n.t.over.Load() }
 
 // first waits for the first task in order; not ok if ctx ends before.
 func (s *stream) first(ctx context.Context, n numbered) bool {
-	return ctx.Err() == nil && s.p.await(ctx, n.over, func() <-chan struct{} { return n.t.end() }) == nil
+	return ctx.Err() == nil && s.p.await(ctx, s.rings, n.over, func() <-chan struct{} { return n.t.end() }) == nil
 }
 
 // any waits for some task.
@@ -317,18 +319,17 @@ func (s *stream) any(ctx context.Context) (n numbered, ok bool) {
 	take := func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if len(s.ended) == 0 {
-			return false
+		if !ok && len(s.ended) > 0 { // once, however often it is called
+			n, s.ended = s.ended[0], s.ended[1:]
+			ok = true
 		}
-		n, s.ended = s.ended[0], s.ended[1:]
-		ok = true
-		return true
+		return ok
 	}
 	for !ok {
 		if ctx.Err() != nil {
 			return n, false
 		}
-		if s.p.await(ctx, take, func() <-chan struct{} { return s.more }) != nil {
+		if s.p.await(ctx, s.rings, take, func() <-chan struct{} { return s.more }) != nil {
 			return n, false
 		}
 		if !ok {

@@ -77,7 +77,9 @@ type child struct {
 	over chan error // the loop has ended
 
 	funcs     map[string]runner          // as registered when Main was called
-	current   atomic.Pointer[jobContext] // of the job that has begun
+	in        reply                      // of the job that has begun
+	out       payload                    // its result
+	current   atomic.Pointer[jobContext] // its
 	cancelled atomic.Uint64              // the last job that was to be
 
 	mu      sync.Mutex
@@ -159,13 +161,19 @@ func (c *child) listen() {
 				o.made.Given()
 			}
 			delete(c.offered, seq)
+			c.rouse() // the loop may be about to end, but for this
 		case frameStop:
 			c.stop.Store(true)
-			c.area.wake.Or(sleepBit)
-			wakeUp(c.area.wake)
+			c.rouse()
 		}
 		c.mu.Unlock()
 	}
+}
+
+// rouse has the loop look again, if it sleeps or is about to.
+func (c *child) rouse() {
+	c.area.wake.Add(2)
+	wait.Wake(c.area.wake, 1<<30)
 }
 
 // orphaned ends the process whose parent has gone, and removes what that has not taken.
@@ -197,13 +205,14 @@ func (c *child) loop() {
 	ended = true
 	// What was returned by the last ones may still have to be taken.
 	for {
+		v := c.area.wake.Load()
 		c.mu.Lock()
 		n := len(c.offered)
 		c.mu.Unlock()
 		if n == 0 {
 			break
 		}
-		c.sleep(drowse(c.area.wake))
+		c.sleep(v)
 	}
 	c.over <- nil
 }
@@ -241,7 +250,7 @@ func (c *child) next() bool {
 }
 
 func (c *child) sleep(v uint32) {
-	if err := wait.Any(0, wait.On{Word: c.area.wake, Value: v}); err != nil {
+	if err := wait.One(c.area.wake, v); err != nil {
 		c.over <- fmt.Errorf("the memory of the jobs is gone: %w", err)
 		select {}
 	}
@@ -269,7 +278,8 @@ func (c *child) begin() int {
 func (c *child) run() {
 	seq := c.seq
 	s := c.area.slot(seq)
-	out := payload{give: true}
+	out := &c.out
+	*out = payload{give: true}
 	returned := false
 	defer func() {
 		if !returned {
@@ -277,10 +287,10 @@ func (c *child) run() {
 			c.answer(s, &payload{}, &Failure{Type: "runtime.Goexit", Text: "the function ended its goroutine"})
 		}
 	}()
-	err := c.call(s, seq, &out)
+	err := c.call(s, seq, out)
 	returned = true
 	crash.Point("worker:returned")
-	c.answer(s, &out, err)
+	c.answer(s, out, err)
 }
 
 // call calls the function, with the context that cancel ends.
@@ -290,7 +300,8 @@ func (c *child) call(s *slot, seq uint64, out *payload) (err error) {
 	if c.cancelled.Load() == seq {
 		ctx.cancel()
 	}
-	var in reply
+	in := &c.in
+	*in = reply{}
 	defer func() {
 		if r := recover(); r != nil {
 			f := &Failure{}
@@ -324,7 +335,7 @@ func (c *child) call(s *slot, seq uint64, out *payload) (err error) {
 	}
 	in.files = c.take(seq, m.files)
 	in.fill(m)
-	return f(ctx, &in, out)
+	return f(ctx, in, out)
 }
 
 // take waits for the descriptors of a job, which are on their way.
@@ -361,7 +372,7 @@ func (c *child) answer(s *slot, out *payload, failed error) {
 	crash.Point("worker:written")
 	s.words[wordState].Store(seq<<stateBits | slotDone)
 	crash.Point("worker:done")
-	wakeUp(c.bell.word)
+	c.bell.ring()
 }
 
 // give stores a result and sends what does not fit.

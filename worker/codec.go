@@ -43,11 +43,15 @@ func (c codec[T]) encode(p *payload, v T) error {
 	if c.plan.err != nil {
 		return c.plan.err
 	}
-	e := encoder{p: p}
 	if c.plan.raw {
-		e.data = append(e.data, layout.Bytes([]T{v})...)
-		return e.finish()
+		b := layout.Bytes([]T{v}) // which is a copy of our own
+		if len(b) <= inlineMax {
+			p.data = b
+			return nil
+		}
+		return p.fill([][]byte{b}, len(b))
 	}
+	e := encoder{p: p}
 	if err := c.plan.encode(&e, reflect.ValueOf(&v).Elem()); err != nil {
 		p.release()
 		return err
@@ -292,7 +296,7 @@ func (p *plan) kind(t reflect.Type, fresh map[reflect.Type]*plan) {
 	case reflect.String:
 		p.encode = func(e *encoder, v reflect.Value) error {
 			e.uint(uint64(v.Len()))
-			e.data = append(e.data, v.String()...)
+			e.bytes(layout.TextBytes(v.String()))
 			return nil
 		}
 		p.decode = func(d *decoder, v reflect.Value) error {

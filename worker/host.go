@@ -68,6 +68,10 @@ func (p *Pool) died(l link, d *Death, begun func(id uint64) bool) {
 	} else {
 		p.early[l] = deathNote{d, begun}
 	}
+	// It may have died between saying that it wakes somebody and doing so.
+	p.ring.pump.Add(2)
+	wait.Wake(p.ring.pump, 1<<30)
+	p.rouse()
 }
 
 // bury removes a dead worker. What it had begun has failed, or is tried again; what it had not
@@ -182,6 +186,7 @@ func (p *Pool) finish(t *task, m *member, r *reply) {
 	if p.closing {
 		p.changed.Broadcast()
 	}
+	p.rouse()
 	p.tellProgress()
 }
 
@@ -303,33 +308,28 @@ func (p *Pool) poll() (some bool) {
 func (p *Pool) pump() {
 	defer close(p.pumped)
 	for p.ctx.Err() == nil {
-		v := p.ring.word.Load()
+		v := p.ring.pump.Load()
 		if !p.leading.Load() {
-			v = drowse(p.ring.word)
+			v = drowse(p.ring.pump)
 		}
 		if p.poll() {
 			runtime.Gosched() // those whom it woke would have to wait for another thread
 			continue
 		}
-		if p.ctx.Err() == nil && wait.Any(0, wait.On{Word: p.ring.word, Value: v}) != nil {
+		if p.ctx.Err() == nil && wait.Any(0, wait.On{Word: p.ring.pump, Value: v}) != nil {
 			return
 		}
 	}
 }
 
-// await waits until ready, or until ch is closed, which it is then. One of those who wait polls
-// for a while: it has its result sooner than if the pump had to wake first, and
-// while it polls children need not wake anybody.
-func (p *Pool) await(ctx context.Context, ready func() bool, ch func() <-chan struct{}) error {
+// await waits until ready, or until ch is closed, which it is then. One of those who wait for
+// children that ring leads.
+func (p *Pool) await(ctx context.Context, rings bool, ready func() bool, ch func() <-chan struct{}) error {
 	if ready() {
 		return nil
 	}
-	if p.lead.TryLock() {
-		ok := p.polls(ctx, ready)
-		p.lead.Unlock()
-		if ok {
-			return nil
-		}
+	if rings && p.lead.TryLock() && p.leads(ctx, ready) {
+		return nil
 	}
 	select {
 	case <-ch():
@@ -339,54 +339,93 @@ func (p *Pool) await(ctx context.Context, ready func() bool, ch func() <-chan st
 	}
 }
 
-func (p *Pool) polls(ctx context.Context, ready func() bool) (ok bool) {
-	limit := p.spin.limit()
-	if limit == 0 || p.ctx.Err() != nil {
-		return false
-	}
+// leads looks for results in the pump's place, until ready or until ctx is done: who waits
+// for a result has it sooner if he is woken by the child itself, and while he does not
+// sleep, nobody needs to be woken at all. What comes for others they are given. Call with lead
+// locked; it is unlocked.
+func (p *Pool) leads(ctx context.Context, ready func() bool) (ok bool) {
+	defer p.lead.Unlock()
 	p.leading.Store(true)
-	for w := p.ring.word; ; {
-		if v := w.Load(); v&sleepBit == 0 || w.CompareAndSwap(v, v&^sleepBit) {
-			break
-		}
-	}
-	looks := 1
-	for ; limit < 0 || looks <= limit; looks++ {
-		p.poll()
-		if ok = ready(); ok {
+	calm(p.ring.pump)
+	limit := p.spin.limit()
+	for looks := 1; ; looks++ {
+		some := p.poll()
+		if ok = ready(); ok && looks <= limit {
 			p.spin.found(looks)
+		}
+		if ok || ctx.Err() != nil {
 			break
 		}
-		p.spin.pause()
-		if looks&63 == 0 {
-			runtime.Gosched()
-			if ctx.Err() != nil || p.ctx.Err() != nil {
-				break
+		if looks <= limit || limit < 0 {
+			p.spin.pause()
+			if looks&63 == 0 {
+				runtime.Gosched()
+			}
+			continue
+		}
+		if looks == limit+1 {
+			p.spin.missed()
+			if ctx.Done() != nil {
+				undo := context.AfterFunc(ctx, func() {
+					p.mu.Lock()
+					defer p.mu.Unlock()
+					p.rouse()
+				})
+				defer undo()
 			}
 		}
-	}
-	if !ok {
-		p.spin.missed()
+		if some {
+			runtime.Gosched() // as the pump does
+		}
+		if !p.sleep(ctx, ready) {
+			break
+		}
 	}
 	p.leading.Store(false)
+	calm(p.ring.lead)
 	// The pump may have gone to sleep without the bit, or more may be on its way than what we
 	// waited for. Results that came before the bit are taken now, later ones wake it.
 	if p.open.Load() > 0 {
-		drowse(p.ring.word)
+		drowse(p.ring.pump)
 		p.poll()
 		ok = ok || ready()
 	}
 	return ok
 }
 
+// sleep is the leader's, until a child rings or rouse is called.
+func (p *Pool) sleep(ctx context.Context, ready func() bool) bool {
+	v := drowse(p.ring.lead)
+	p.asleep.Store(true)
+	defer p.asleep.Store(false)
+	p.poll()
+	if ready() || ctx.Err() != nil {
+		return true
+	}
+	return wait.One(p.ring.lead, v) == nil // the pump looks each second
+}
+
+// rouse wakes a leader that sleeps, for what no child tells him. Call with the pool's lock, as
+// the bell goes with the pool.
+func (p *Pool) rouse() {
+	if p.asleep.Load() {
+		p.ring.lead.Add(2) // whatever children did with the bit
+		wait.Wake(p.ring.lead, 1<<30)
+	}
+}
+
 // wait returns when the task is over. (A context that ends cancels the task, which
 // then soon is.)
 func (t *task) wait() {
-	if t.over.Load() {
-		return
-	}
 	// A context is for those who may leave before that: nobody here.
-	_ = t.p.await(context.Background(), t.over.Load, t.end)
+	ctx := context.Background()
+	if t.leads {
+		t.leads = false
+		if t.p.leads(ctx, t.over.Load) {
+			return
+		}
+	}
+	_ = t.p.await(ctx, t.to.program == self, t.over.Load, t.end)
 }
 
 // end returns a channel that is closed when the task is over.
@@ -484,8 +523,8 @@ func (p *Pool) disband() {
 
 // shut ends the pool's own goroutines.
 func (p *Pool) shut() {
-	p.ring.word.Or(sleepBit)
-	wakeUp(p.ring.word)
+	p.ring.pump.Or(sleepBit)
+	wakeUp(p.ring.pump)
 	<-p.pumped
 	p.mu.Lock()
 	p.timer.Stop()
@@ -496,8 +535,10 @@ func (p *Pool) shut() {
 		close(told)
 		p.telling.Wait()
 	}
-	p.lead.Lock() // somebody may be polling who has not seen yet that his job is over
+	p.lead.Lock() // somebody may lead who has not seen yet that his job is over
 	defer p.lead.Unlock()
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	_ = p.ring.block.Close()
 }
 

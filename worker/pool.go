@@ -75,9 +75,10 @@ type Pool struct {
 
 	open    atomic.Int64           // jobs that are not over
 	links   atomic.Pointer[[]link] // of all members
-	leading atomic.Bool            // a waiter polls
-	lead    sync.Mutex             // it has this
-	spin    spinner                // and this
+	lead    sync.Mutex             // of the waiter that looks for results
+	leading atomic.Bool            // there is one
+	asleep  atomic.Bool            // it sleeps, or is about to
+	spin    spinner                // its own
 	pumped  chan struct{}          // the pump has ended
 	undo    func() bool            // takes Kill off the context
 	told    chan struct{}          // progress: something has changed
@@ -140,6 +141,8 @@ type task struct {
 	runs     int
 	canceled error // why it is to end
 	timeout  bool
+	called   bool // who submits it waits for it, and does nothing else before
+	leads    bool // and has the pool's lead
 	over     atomic.Bool
 	ended    chan struct{} // made by the first who has to wait; closed when over
 	tell     func()        // called when over, with the pool's lock
@@ -251,6 +254,10 @@ func (p *Pool) submit(ctx context.Context, t *task) error {
 		return os.ErrClosed
 	}
 	p.open.Add(1)
+	if t.called && p.lead.TryLock() {
+		t.leads = true
+		p.leading.Store(true)
+	}
 	t.id = jobIDs.Add(1)
 	t.name, t.p = t.to.name, p
 	g := p.group(t.to.program)
@@ -313,7 +320,7 @@ func (p *Pool) give(m *member, t *task) {
 		p.stats.Retried++
 	}
 	if !p.leading.Load() {
-		drowse(p.ring.word) // before it can be done: nobody else polls
+		drowse(p.ring.pump) // before it can be done: nobody else looks
 	}
 	if err := m.send(&t.job); err != nil {
 		p.finish(t, m, &reply{err: err})

@@ -199,11 +199,7 @@ func (l *goLink) listen() {
 			l.mu.Lock()
 			l.files[seq] = append(l.files[seq], files...)
 			l.mu.Unlock()
-			// Not poll: one that has just missed these files may be about to leave.
-			l.polling.Lock()
-			for l.take(false) {
-			}
-			l.polling.Unlock()
+			l.poll()
 		default:
 			for _, f := range files {
 				_ = f.Close()
@@ -338,9 +334,9 @@ func (l *goLink) tell(kind byte, seq uint64) {
 }
 
 func (l *goLink) poll() (some bool) {
-	if !l.polling.TryLock() {
-		return false
-	}
+	// Not TryLock: who has it may have looked just before a result came, and we are
+	// about to sleep.
+	l.polling.Lock()
 	for l.take(false) {
 		some = true
 	}

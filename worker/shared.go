@@ -199,18 +199,24 @@ func (s *slot) get(named bool) (m message, err error) {
 // counted how often they were woken. See package ring. All stores are barriers here.
 const sleepBit = 1
 
-// wakeUp wakes those who sleep on w, if any do.
-func wakeUp(w *atomic.Uint32) {
+// wakeUp wakes those who sleep on w, and reports whether any do.
+func wakeUp(w *atomic.Uint32) bool {
 	for {
 		v := w.Load()
 		if v&sleepBit == 0 {
-			return
+			return false
 		}
 		if w.CompareAndSwap(v, (v+2)&^sleepBit) {
 			crash.Point("worker:waking")
 			wait.Wake(w, 1<<30)
-			return
+			return true
 		}
+	}
+}
+
+// calm takes the bit away: nobody sleeps on w, or somebody else looks for him.
+func calm(w *atomic.Uint32) {
+	for v := w.Load(); v&sleepBit != 0 && !w.CompareAndSwap(v, v&^sleepBit); v = w.Load() {
 	}
 }
 
@@ -224,13 +230,24 @@ func drowse(w *atomic.Uint32) uint32 {
 	}
 }
 
-// bell is the word of a parent, in a block that all its children have.
+// bell is what a child rings that has left a result, in a block that all children of a
+// parent have: a word on which a waiter sleeps, and one for the pump. One
+// of them is woken, not both.
 type bell struct {
-	block *shm.Block
-	word  *atomic.Uint32
+	block      *shm.Block
+	lead, pump *atomic.Uint32
 }
 
-const bellSize = 4096
+const (
+	bellSize = 4096
+	leadOff  = 64
+)
+
+func (b *bell) ring() {
+	if !wakeUp(b.lead) {
+		wakeUp(b.pump)
+	}
+}
 
 func newBell() (*bell, error) {
 	b, err := shm.Anonymous(bellSize, nil)
@@ -241,12 +258,15 @@ func newBell() (*bell, error) {
 }
 
 func bellIn(b *shm.Block) (*bell, error) {
-	w, err := shm.At[atomic.Uint32](b, 0)
-	if err != nil {
-		_ = b.Close()
-		return nil, err
+	pump, err := shm.At[atomic.Uint32](b, 0)
+	if err == nil {
+		var lead *atomic.Uint32
+		if lead, err = shm.At[atomic.Uint32](b, leadOff); err == nil {
+			return &bell{b, lead, pump}, nil
+		}
 	}
-	return &bell{b, w}, nil
+	_ = b.Close()
+	return nil, err
 }
 
 // spinner decides how long to look before sleeping, as package ring's waiting does and for

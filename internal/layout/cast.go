@@ -175,6 +175,9 @@ func ValueBytes(v reflect.Value) []byte {
 	return unsafe.Slice((*byte)(v.Addr().UnsafePointer()), v.Type().Size())
 }
 
+// TextBytes returns the bytes of s, to be read only.
+func TextBytes(s string) []byte { return unsafe.Slice(unsafe.StringData(s), len(s)) }
+
 // SliceBytes returns the memory of a slice's elements, of a type free of pointers.
 func SliceBytes(v reflect.Value) []byte {
 	return unsafe.Slice((*byte)(v.UnsafePointer()), uintptr(v.Len())*v.Type().Elem().Size())

@@ -97,6 +97,11 @@ func clock() int64 {
 	return s.ns + int64(time.Since(s.at))
 }
 
+// One is Any for one word of shared memory and without an end, for those whom a wake that
+// is lost costs no more than time: somebody else looks now and then. Arming and disarming a timer
+// is a tenth of what it takes to be woken.
+func One(w *atomic.Uint32, value uint32) error { return futex(futexWait, On{Word: w, Value: value}, nil) }
+
 // first sleeps on one word only.
 func first(timeout time.Duration, on On) error {
 	op := uintptr(futexWait)
@@ -104,8 +109,12 @@ func first(timeout time.Duration, on On) error {
 		op |= futex2Private
 	}
 	ts := unix.NsecToTimespec(int64(timeout))
+	return futex(op, on, &ts)
+}
+
+func futex(op uintptr, on On, ts *unix.Timespec) error {
 	_, _, errno := unix.Syscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(on.Word)), op, uintptr(on.Value),
-		uintptr(unsafe.Pointer(&ts)), 0, 0)
+		uintptr(unsafe.Pointer(ts)), 0, 0)
 	return fault(errno)
 }
 

@@ -20,6 +20,9 @@ func Supported() error {
 // Any returns errors.ErrUnsupported.
 func Any(time.Duration, ...On) error { return Supported() }
 
+// One returns errors.ErrUnsupported.
+func One(*atomic.Uint32, uint32) error { return Supported() }
+
 // Wake wakes nobody.
 func Wake(*atomic.Uint32, int) int { return 0 }
 
