@@ -149,10 +149,24 @@ func roleGob(in io.Reader, out io.Writer) error {
 	}
 }
 
+// emptyProgram builds a Go program that does nothing.
+func (e *env) emptyProgram(ctx context.Context) (string, error) {
+	source, program := filepath.Join(e.tmp, "empty.go"), filepath.Join(e.tmp, "empty")
+	if err := os.WriteFile(source, []byte("package main\n\nfunc main() {}\n"), 0o600); err != nil {
+		return "", err
+	}
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", program, source)
+	cmd.Env = append(os.Environ(), "GOWORK=off", "GOTOOLCHAIN=local")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("an empty Go program: %w %s", err, out)
+	}
+	return program, nil
+}
+
 // workerStart is what a process costs.
 func workerStart(ctx context.Context, e *env) (*Result, error) {
 	r := &Result{Title: "Workers: start", Text: `From worker.Start until the new process has its job; and until it has answered and is gone. Beside it the same program started by os/exec, until it has answered one gob through its pipes, and a process of
-multiprocessing's spawn, from start to join. A Go program that does more before worker.Main takes longer.`}
+multiprocessing's spawn, from start to join; and an empty Go program, from start to end, which no Go program starts faster than. One that does more before worker.Main takes longer.`}
 	gobs := func() error {
 		g, err := startGob(1)
 		if err != nil {
@@ -182,6 +196,11 @@ multiprocessing's spawn, from start to join. A Go program that does more before 
 		}),
 		loop("os/exec, one gob, Wait", gobs),
 	}
+	if empty, err := e.emptyProgram(ctx); err != nil {
+		r.Missing = append(r.Missing, err.Error())
+	} else {
+		ways = append(ways, loop("os/exec, an empty Go program, Wait", func() error { return exec.Command(empty).Run() }))
+	}
 	for _, p := range e.pythons {
 		ways = append(ways, p.way(p.name+", Process, spawn", "process", "-", 1))
 	}
@@ -197,7 +216,7 @@ multiprocessing's spawn, from start to join. A Go program that does more before 
 // workerCall is the way there and back.
 func workerCall(ctx context.Context, e *env) (*Result, error) {
 	r := &Result{Title: "Workers: the round trip of an empty job", Text: `One job at a time, given to one worker by worker.Call, each call timed by itself. Sleeping: the worker is asleep when the job comes, and the caller when the answer does. Spinning: each looks until it is there,
-which needs two free cores. Looking for a while is the default. Beside them one gob through a pipe and back, and multiprocessing's Pool.apply. Every pool is started anew for each round, so that nobody spins while another is measured.`}
+which needs two free cores. Looking for a while is the default. Beside them a bare futex word in C, with no message in it (each figure the mean of a round); one gob through a pipe and back; and multiprocessing's Pool.apply. Every pool is started anew for each round, so that nobody spins while another is measured.`}
 	calls := 300
 	if e.quick {
 		calls = 100
@@ -228,6 +247,16 @@ which needs two free cores. Looking for a while is the default. Beside them one 
 				_, err := worker.Call(context.Background(), p, workNothing, struct{}{})
 				return err
 			})
+		}
+	}
+	if e.c != nil {
+		futex := e.cWay("C, futex", "pingpong", 4096)
+		names = append(names, futex.name)
+		ways[futex.name] = func(name string) error {
+			n := 20 * calls // it starts a process
+			took, err := futex.run(n)
+			samples[name] = append(samples[name], float64(took.Nanoseconds())/float64(n))
+			return err
 		}
 	}
 	names = append(names, "gob through pipes")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"github.com/sharedmem/shm/internal/crash"
@@ -82,7 +83,9 @@ type Record struct {
 	Keep    bool
 }
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+// castagnoli is made when it is needed: it takes a third of a millisecond, which each worker would
+// take longer to start.
+var castagnoli = sync.OnceValue(func() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) })
 
 func putHeader(b []byte, h Header) {
 	le := binary.LittleEndian
@@ -122,7 +125,7 @@ func putRecord(slot []byte, r Record, as uint32) {
 	le.PutUint32(slot[32:], flags)
 	le.PutUint32(slot[36:], uint32(len(r.Name)))
 	clear(slot[40+copy(slot[40:], r.Name):])
-	le.PutUint32(slot[4:], crc32.Checksum(slot[8:], castagnoli))
+	le.PutUint32(slot[4:], crc32.Checksum(slot[8:], castagnoli()))
 	crash.Point("record:filled")
 	// Pairs with nothing: a sweeper reads when we are dead. Being atomic keeps
 	// the compiler from moving the stores above below it.
@@ -175,7 +178,7 @@ func decodeHeader(b []byte) (Header, error) {
 func decodeSlot(slot []byte) (Record, uint32) {
 	le := binary.LittleEndian
 	state, size := le.Uint32(slot), le.Uint32(slot[36:])
-	if state != stateValid && state != statePassing || size > nameMax || le.Uint32(slot[4:]) != crc32.Checksum(slot[8:], castagnoli) {
+	if state != stateValid && state != statePassing || size > nameMax || le.Uint32(slot[4:]) != crc32.Checksum(slot[8:], castagnoli()) {
 		return Record{}, stateFree
 	}
 	flags := le.Uint32(slot[32:])

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"unicode"
 
 	"github.com/sharedmem/shm/internal/layout"
@@ -160,14 +161,14 @@ func identifier(s, or string) string {
 	switch {
 	case strings.Trim(s, "_") == "":
 		return or
-	case s[0] >= '0' && s[0] <= '9' || reserved[s]:
+	case s[0] >= '0' && s[0] <= '9' || reserved()[s]:
 		return "_" + s
 	}
 	return s
 }
 
 // reserved are the words of C and Python that are no names.
-var reserved = func() map[string]bool {
+var reserved = sync.OnceValue(func() map[string]bool {
 	m := map[string]bool{}
 	for _, w := range strings.Fields(`False None True alignas alignof and as assert async auto await bool break case char class const constexpr continue
 	def default del do double elif else enum except extern finally float for from global goto if import in inline int is
@@ -176,4 +177,4 @@ var reserved = func() map[string]bool {
 		m[w] = true
 	}
 	return m
-}()
+})

@@ -10,10 +10,11 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 )
 
-// versionName is "3", "3.12" or "3.12.1".
-var versionName = regexp.MustCompile(`^\d+(\.\d+){0,2}$`)
+// versionName is "3", "3.12" or "3.12.1"; not compiled in processes that never ask.
+var versionName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^\d+(\.\d+){0,2}$`) })
 
 // Find returns the path of an interpreter. What is asked for may be
 //
@@ -39,7 +40,7 @@ func Find(what string) (string, error) {
 			return "", fmt.Errorf("%w; install Python, or name an interpreter", err)
 		}
 		return path, nil
-	case versionName.MatchString(what):
+	case versionName().MatchString(what):
 		return byVersion(what)
 	}
 	if info, err := os.Stat(what); err == nil && info.IsDir() {

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"sync"
 
 	"github.com/sharedmem/shm"
 	"github.com/sharedmem/shm/array"
@@ -625,7 +626,7 @@ func (d *decoder) handle(dst reflect.Value, c *pickle.Call, kind string) error {
 		case "shareable_list":
 			want = listType
 		case "array":
-			want = arrayTypes[place.DType]
+			want = arrayTypes()[place.DType]
 		}
 	}
 	switch {
@@ -711,7 +712,7 @@ func ints(v any) ([]int, bool) {
 }
 
 // arrayTypes are the arrays that a result of unknown type can be.
-var arrayTypes = func() map[string]reflect.Type {
+var arrayTypes = sync.OnceValue(func() map[string]reflect.Type {
 	m := map[string]reflect.Type{}
 	add[bool](m)
 	add[int8](m)
@@ -727,7 +728,7 @@ var arrayTypes = func() map[string]reflect.Type {
 	add[complex64](m)
 	add[complex128](m)
 	return m
-}()
+})
 
 func add[T any](m map[string]reflect.Type) {
 	a, err := array.Over([]T{}, []int{0})

@@ -100,7 +100,9 @@ func clock() int64 {
 // One is Any for one word of shared memory and without an end, for those whom a wake that
 // is lost costs no more than time: somebody else looks now and then. Arming and disarming a timer
 // is a tenth of what it takes to be woken.
-func One(w *atomic.Uint32, value uint32) error { return futex(futexWait, On{Word: w, Value: value}, nil) }
+func One(w *atomic.Uint32, value uint32) error {
+	return futex(futexWait, On{Word: w, Value: value}, nil)
+}
 
 // first sleeps on one word only.
 func first(timeout time.Duration, on On) error {
