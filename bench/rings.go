@@ -309,19 +309,19 @@ func (e *env) cWay(label, verb string, size int) way {
 // ringEcho is a message there and back.
 func ringEcho(ctx context.Context, e *env) (*Result, error) {
 	r := &Result{Title: "Rings: 64 bytes there and back", Text: `Between two processes, by two rings. Spinning: nobody sleeps, and each side keeps to a processor of its own, as in C: a ring of one sender and one receiver with indices on lines of
-their own, which no death is to come near. Sleeping: nobody spins; C is a bare futex word, with no message in it. Adaptive is the default: spins for as long as that was of use lately, then sleeps.
+their own, which no death is to come near. Sleeping: nobody spins; C is a bare futex word, with no message in it; each side keeps to a processor as well, since where the kernel puts the two is most of the time. Adaptive is the default: spins for as long as that was of use lately, then sleeps.
 Others' messages are of 64 bytes, too, copied in and out, by two queues, and nothing of theirs that was to survive a death. Boost.Interprocess's message_queue and all of Python's sleep; Python's Pipe is send_bytes, the queues pickle. Aeron's two processes spin,
 and its media driver's thread wants a processor as well.`}
 	const spinning, sleeping = "ring, spinning", "ring, sleeping"
 	ours := map[string]ringWay{
 		spinning:         {what: "echo", size: 64, waiting: ring.Spin, apart: true},
-		sleeping:         {what: "echo", size: 64, waiting: ring.Sleep},
+		sleeping:         {what: "echo", size: 64, waiting: ring.Sleep, apart: true},
 		"ring, adaptive": {what: "echo", size: 64},
 	}
 	others, stop := e.others(ctx, r, "echo", queueMakers)
 	defer stop()
 	if err := e.measure(ctx, r, ours, []string{spinning, sleeping, "ring, adaptive"}, slices.Concat([]way{
-		e.cWay("C, spinning", "ring-echo", 64), e.cWay("C, futex", "pingpong", page),
+		e.cWay("C, spinning", "ring-echo", 64), e.cWay("C, futex", "pingpong-apart", page),
 		e.cWay("C, pipe", "pipe-echo", 64), e.cWay("C, Unix socket", "unix-echo", 64),
 	}, others, e.pythonWays("echo"))...); err != nil {
 		return nil, err

@@ -72,6 +72,7 @@ func (g *topics) close() {
 
 // echo publishes n messages, and waits for each one's echo.
 func (g *topics) echo(n int) (time.Duration, error) {
+	defer apart(0)()
 	p := make([]byte, 64)
 	start := time.Now()
 	for range n {
@@ -143,6 +144,9 @@ func roleTopic(name, back, waiting string, in io.Reader, out io.Writer) error {
 	if !lines.Scan() {
 		return nil
 	}
+	if p != nil {
+		defer apart(1)()
+	}
 	fmt.Fprintln(out, "ready")
 	go func() { // its end is ours
 		for lines.Scan() {
@@ -195,7 +199,7 @@ subscribers than processors, and the publisher then has its share of those only.
 
 // topicEcho is a message there and back, by two topics.
 func topicEcho(ctx context.Context, e *env) (_ *Result, err error) {
-	r := &Result{Title: "Topics: 64 bytes there and back", Text: `Between two processes, by two topics. Sleeping: nobody spins; C is a bare futex word, with no message in it. Adaptive is the default: spins for as long as that was of use lately, then sleeps. Others that
+	r := &Result{Title: "Topics: 64 bytes there and back", Text: `Between two processes, by two topics, each keeping to a processor of its own. Sleeping: nobody spins; C is a bare futex word, with no message in it. Adaptive is the default: spins for as long as that was of use lately, then sleeps. Others that
 publish are as in the case of rings: they copy messages of 64 bytes in and out, too.`}
 	var ways []way
 	for _, w := range []topic.Waiting{topic.Spin, topic.Sleep, topic.Adaptive} {
@@ -214,7 +218,7 @@ publish are as in the case of rings: they copy messages of 64 bytes in and out, 
 			return nil, err
 		}
 		defer remove(b)
-		ways = append(ways, e.c.way("C, futex", "pingpong", e.path(name), 4096))
+		ways = append(ways, e.c.way("C, futex", "pingpong-apart", e.path(name), 4096))
 	}
 	others, stop := e.others(ctx, r, "echo", topicMakers)
 	defer stop()

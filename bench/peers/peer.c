@@ -131,6 +131,22 @@ static int together(struct locks *l, long n, void (*parent)(struct locks *, long
 	return waitpid(pid, NULL, 0) == pid ? 0 : -1;
 }
 
+// pin keeps the caller on one of the processors that it may use; -1 is any.
+static void pin(int which) {
+	static cpu_set_t all;
+	static int known;
+	if (!known)
+		known = !sched_getaffinity(0, sizeof all, &all);
+	cpu_set_t one = all;
+	int n = 0;
+	for (int i = 0; which >= 0 && i < CPU_SETSIZE; i++)
+		if (CPU_ISSET(i, &all) && n++ == which % CPU_COUNT(&all)) {
+			CPU_ZERO(&one);
+			CPU_SET(i, &one);
+		}
+	sched_setaffinity(0, sizeof one, &one);
+}
+
 static void pinger(struct locks *l, long n) {
 	for (long i = 0; i < n; i++) {
 		give(&l->ping);
@@ -143,6 +159,19 @@ static void ponger(struct locks *l, long n) {
 		take(&l->ping);
 		give(&l->pong);
 	}
+}
+
+// The same, each kept to a processor of its own. Else it is the kernel's choice whether
+// they are, and that is most of what a wake costs.
+static void pinger_apart(struct locks *l, long n) {
+	pin(0);
+	pinger(l, n);
+	pin(-1);
+}
+
+static void ponger_apart(struct locks *l, long n) {
+	pin(1);
+	ponger(l, n);
 }
 
 // recover returns how long after its owner's death a process that waits has the
@@ -200,22 +229,6 @@ struct end {
 	unsigned long pos, other;
 	char *buf;
 };
-
-// pin keeps the caller on one of the processors that it may use; -1 is any.
-static void pin(int which) {
-	static cpu_set_t all;
-	static int known;
-	if (!known)
-		known = !sched_getaffinity(0, sizeof all, &all);
-	cpu_set_t one = all;
-	int n = 0;
-	for (int i = 0; which >= 0 && i < CPU_SETSIZE; i++)
-		if (CPU_ISSET(i, &all) && n++ == which % CPU_COUNT(&all)) {
-			CPU_ZERO(&one);
-			CPU_SET(i, &one);
-		}
-	sched_setaffinity(0, sizeof one, &one);
-}
 
 static inline void relax(void) {
 #ifdef __x86_64__
@@ -412,7 +425,7 @@ int main(void) {
 				took += now() - start;
 				bad = bad || munmap(p, size);
 			}
-		} else if (!strcmp(verb, "mutex") || !strcmp(verb, "sem") || !strcmp(verb, "contend") || !strcmp(verb, "pingpong") || !strcmp(verb, "recover")) {
+		} else if (!strcmp(verb, "mutex") || !strcmp(verb, "sem") || !strcmp(verb, "contend") || !strncmp(verb, "pingpong", 8) || !strcmp(verb, "recover")) {
 			struct locks *l = locks(path, size);
 			if ((bad = l == NULL) == 0) {
 				start = now();
@@ -427,6 +440,8 @@ int main(void) {
 					bad = together(l, n - n / 2, add, add, n / 2);
 				} else if (!strcmp(verb, "pingpong")) {
 					bad = together(l, n, pinger, ponger, n);
+				} else if (!strcmp(verb, "pingpong-apart")) {
+					bad = together(l, n, pinger_apart, ponger_apart, n);
 				}
 				took = now() - start;
 				if (!strcmp(verb, "recover")) {
