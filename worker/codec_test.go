@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"reflect"
+	"runtime"
+	"strings"
 	"testing"
 	"testing/quick"
 	"time"
@@ -154,5 +156,32 @@ func TestHostileSlot(t *testing.T) {
 	}
 	if err := parseFailure(appendFailure(nil, errors.New("x"))); err.Error() != "x" {
 		t.Error(err)
+	}
+}
+
+// What is long is copied once, into memory that had to be had first: if there is too little of
+// that, nothing has been copied.
+func TestLongValuesAreNotGathered(t *testing.T) {
+	if err := wait.Supported(); err != nil {
+		shmtest.Skip(t, "blocks without names", err.Error())
+	}
+	const n = 8 << 20
+	text, raw := strings.Repeat("x", n), make([]byte, n)
+	for name, encode := range map[string]func(p *payload) error{
+		"string": func(p *payload) error { c, _ := codecFor[string](); return c.encode(p, text) },
+		"bytes":  func(p *payload) error { c, _ := codecFor[[]byte](); return c.encode(p, raw) },
+	} {
+		var p payload
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		err := encode(&p)
+		runtime.ReadMemStats(&after)
+		if err != nil || p.block == nil || p.size <= n {
+			t.Errorf("%s: %v, %d", name, err, p.size)
+		}
+		if got := after.TotalAlloc - before.TotalAlloc; got > n/2 {
+			t.Errorf("%s: %d bytes of heap for one of %d", name, got, n)
+		}
+		p.release()
 	}
 }

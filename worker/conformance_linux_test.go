@@ -234,6 +234,9 @@ func conform(t *testing.T, s suite) {
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Error(err)
 		}
+		if st := p.Stats(); st.Killed > 1 || st.Died != 0 { // Python's gives up
+			t.Errorf("%+v", st)
+		}
 	})
 	t.Run("cancel", func(t *testing.T) {
 		p := newPool(t, 1, &worker.PoolOptions{Options: worker.Options{Grace: 50 * time.Millisecond}})

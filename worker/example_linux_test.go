@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/sharedmem/shm"
@@ -27,6 +30,16 @@ var (
 			os.Exit(13)
 		}
 		return v[0] / v[1], nil
+	})
+
+	write = worker.Func("write", func(_ context.Context, name string) (int, error) {
+		return 0, os.WriteFile(name, make([]byte, 1<<20), 0o600)
+	})
+
+	deaf = worker.Func("forever", func(context.Context, struct{}) (struct{}, error) {
+		for {
+			time.Sleep(time.Hour)
+		}
 	})
 )
 
@@ -125,4 +138,82 @@ func ExampleError() {
 	// died: exit status 13
 	// 13 <nil>
 	// 1 done, 2 failed, 1 died
+}
+
+func ExampleStats() {
+	ctx := context.Background()
+	pool, err := worker.NewPool(ctx, 1, &worker.PoolOptions{
+		Options: worker.Options{Grace: time.Millisecond}, // for a function that does not look at its context
+		Timeout: 100 * time.Millisecond,
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer pool.Close()
+	_, err = worker.Call(ctx, pool, deaf, struct{}{})
+	fmt.Println("took too long:", errors.Is(err, worker.ErrTimeout))
+	s := pool.Stats()
+	fmt.Println(s.Failed, "failed,", s.Killed, "killed,", s.Died, "died by itself")
+	// Output:
+	// took too long: true
+	// 1 failed, 1 killed, 0 died by itself
+}
+
+func ExampleResult() {
+	ctx := context.Background()
+	pool, err := worker.NewPool(ctx, 2, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer pool.Close()
+	questions := [][2]int{{12, 4}, {1, 0}, {12, 3}}
+	answers := make([]string, len(questions))
+	for r := range worker.MapUnordered(ctx, pool, divide, questions) {
+		answers[r.Index] = fmt.Sprint(r.Value)
+		if r.Err != nil {
+			answers[r.Index] = "none"
+		}
+	}
+	fmt.Println(answers)
+	// Output: [3 none 4]
+}
+
+// A function that writes more than it may has an error, and only its own process is limited.
+func ExampleLimit() {
+	dir, err := os.MkdirTemp("", "")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	p, err := worker.Start(context.Background(), write, filepath.Join(dir, "file"),
+		&worker.Options{Limits: []worker.Limit{{Resource: worker.FileSize, Max: 1000}}})
+	if err != nil {
+		log.Fatal(err)
+	}
+	_, err = p.Wait()
+	fmt.Println(errors.Is(err, syscall.EFBIG))
+	// Output: true
+}
+
+func ExamplePython() {
+	dir, err := os.MkdirTemp("", "")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	script := filepath.Join(dir, "words.py")
+	if err := os.WriteFile(script, []byte("def longest(words):\n    return max(words, key=len)\n"), 0o600); err != nil {
+		log.Fatal(err)
+	}
+	longest := worker.Python[[]string, string](script, "longest", nil)
+	p, err := worker.Start(context.Background(), longest, []string{"a", "list", "of", "words"}, nil)
+	if errors.Is(err, fs.ErrNotExist) {
+		fmt.Println("words <nil>") // as there is no Python here
+		return
+	}
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(p.Wait())
+	// Output: words <nil>
 }

@@ -81,7 +81,11 @@ func (p *Pool) bury(m *member, d *Death, begun func(id uint64) bool) {
 	delete(p.members, m.link)
 	g.members = slices.DeleteFunc(g.members, func(o *member) bool { return o == m })
 	p.relink()
-	if !m.stopped {
+	switch {
+	case m.stopped:
+	case m.killed:
+		p.stats.Killed++
+	default:
 		p.stats.Died++
 	}
 	p.last = d
@@ -267,6 +271,7 @@ func (p *Pool) tick() {
 			if now.Before(m.killAt) {
 				p.arm(m.killAt)
 			} else {
+				m.killed = true
 				m.kill()
 				m.killAt = now.Add(time.Hour) // it dies
 			}
@@ -572,6 +577,7 @@ func (p *Pool) terminate(why error) {
 				t.canceled = why
 			}
 		}
+		m.killed = true
 		m.kill()
 	}
 }

@@ -56,6 +56,7 @@ type Stats struct {
 	Retried  uint64 `json:"retried"`  // runs beyond the first
 	Started  uint64 `json:"started"`  // workers, ever
 	Died     uint64 `json:"died"`     // of them, those that ended unasked
+	Killed   uint64 `json:"killed"`   // those that the pool killed: for a job that was timed out or cancelled and did not end, or by Kill
 	Recycled uint64 `json:"recycled"` // and those that were replaced for their age or size
 }
 
@@ -123,6 +124,7 @@ type member struct {
 	looked   time.Time // at its memory
 	retiring bool
 	stopped  bool
+	killed   bool
 	last     uint64 // counts up with each use: who worked last may still spin
 }
 

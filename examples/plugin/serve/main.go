@@ -57,8 +57,8 @@ func serve(ctx context.Context, address, python, library, script string, timeout
 		Timeout: timeout,
 		Retries: 1, // one death may be an accident
 		Progress: func(s worker.Stats) {
-			if s.Died > died {
-				died = s.Died
+			if n := s.Died + s.Killed; n > died {
+				died = n
 				log.Printf("processes of the plugin that have died: %d", died)
 			}
 		},
