@@ -170,7 +170,7 @@ func TestKillAtEveryPoint(t *testing.T) {
 	points := slices.DeleteFunc(slices.Clone(crash.Points), func(p string) bool {
 		// Those of other packages, and those at which python_test.go kills.
 		role, _, _ := strings.Cut(p, ":")
-		return slices.Contains([]string{"set", "store", "pytracker", "manager", "lock", "unlock", "rwlock", "cond", "event", "once", "sem", "barrier", "party", "ring", "topic", "worker", "pyproc"}, role)
+		return slices.Contains([]string{"set", "store", "pytracker", "manager", "lock", "unlock", "rwlock", "cond", "event", "once", "sem", "barrier", "party", "ring", "topic", "worker", "pool", "pyproc"}, role)
 	})
 	for _, point := range points {
 		t.Run(strings.ReplaceAll(point, ":", "-"), func(t *testing.T) {

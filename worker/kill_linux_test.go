@@ -3,11 +3,14 @@
 package worker_test
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/sharedmem/shm"
 	"github.com/sharedmem/shm/internal/crash"
 	"github.com/sharedmem/shm/internal/shmtest"
 	"github.com/sharedmem/shm/worker"
@@ -52,5 +55,61 @@ func TestKillPoints(t *testing.T) {
 			t.Errorf("nobody died at %s", p)
 		}
 	}
+	t.Logf("deaths: %v", hits)
+}
+
+func init() {
+	shmtest.Register("pool-life", func([]string) int {
+		// Workers have standard error from us: who reads that knows when all are gone.
+		ctx, cancel := context.WithCancel(context.Background())
+		p, err := worker.NewPool(ctx, 2, &worker.PoolOptions{Options: worker.Options{Stderr: os.Stderr, Grace: 50 * time.Millisecond}})
+		if err == nil {
+			_, err = worker.Submit(ctx, p, deaf, struct{}{}) // one is at work meanwhile
+		}
+		for i := range 20 {
+			if err == nil && i%2 == 0 {
+				_, err = worker.Call(ctx, p, goSuite.Make, 1000)
+			} else if err == nil {
+				_, err = worker.Call(ctx, p, reverse, make([]byte, 1<<20))
+			}
+		}
+		if err == nil {
+			for m := range 2 { // both are free when they are stopped
+				q, _ := worker.NewPool(ctx, 1, &worker.PoolOptions{Options: worker.Options{Stderr: os.Stderr}})
+				_, err = worker.Call(ctx, q, goSuite.Make, int64(m+1))
+				q.Close()
+			}
+		}
+		cancel()
+		p.Close()
+		fmt.Fprintln(os.Stderr, err)
+		return 0
+	})
+}
+
+// The parent dies at each of its points while jobs run, and nothing is left of it, its workers, and
+// what those have made.
+func TestKillParentPoints(t *testing.T) {
+	hits := map[string]int{}
+	before := blocks(t)
+	for _, point := range crash.Points {
+		if !strings.HasPrefix(point, "pool:") {
+			continue
+		}
+		for n := 1; n <= 2; n++ {
+			cmd := shmtest.Command(t, "pool-life")
+			cmd.Env = append(cmd.Env, fmt.Sprintf("SHM_CRASH=%s:%d", point, n))
+			p := shmtest.StartCommand(t, cmd)
+			if status, stderr := p.WaitAll(); status != -1 {
+				t.Errorf("%s: nobody died there for the %d. time: status %d, %s", point, n, status, stderr)
+				continue
+			}
+			hits[point]++
+			if _, err := shm.Prune(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	noneOf(t, before)
 	t.Logf("deaths: %v", hits)
 }

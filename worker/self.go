@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/sharedmem/shm/internal/crash"
 	"github.com/sharedmem/shm/internal/platform/peer"
 	"github.com/sharedmem/shm/internal/platform/proc"
 	"github.com/sharedmem/shm/internal/platform/wait"
@@ -97,16 +98,19 @@ func (selfProgram) start(ctx context.Context, o *Options, h host) (link, error) 
 	}
 	// Our end of everything is open here only: the child and those whom it starts have
 	// nothing by which they could keep each other alive.
+	crash.Point("pool:started")
 	greeting, _ := json.Marshal(hello{Version: version, Waiting: o.Waiting}) // numbers only
 	if err = o.limit(l.pid()); err == nil {
 		err = peer.Send(l.conn, append([]byte{frameHello}, greeting...), nil)
 	}
+	crash.Point("pool:greeted")
 	go l.listen()
 	go l.watch(o)
 	if err == nil {
 		select {
 		case <-l.ready:
 			if l.stage.CompareAndSwap(starting, started) {
+				crash.Point("pool:ready")
 				return l, nil
 			}
 			<-l.exited
@@ -285,7 +289,9 @@ func (l *goLink) send(j *job) error {
 		return fmt.Errorf("an argument of %d bytes %w", len(j.in.data), ErrEncode)
 	}
 	l.jobs[seq%depth].Store(j.id)
+	crash.Point("pool:put")
 	s.words[wordState].Store(seq<<stateBits | slotQueued)
+	crash.Point("pool:queued")
 	l.tail.Store(seq)
 	wakeUp(l.area.wake)
 	return nil
@@ -317,7 +323,10 @@ func (l *goLink) cancel(id uint64) {
 	}
 }
 
-func (l *goLink) stop() { l.tell(frameStop, 0) }
+func (l *goLink) stop() {
+	crash.Point("pool:stopping")
+	l.tell(frameStop, 0)
+}
 
 func (l *goLink) kill() {
 	l.killed.Store(true)
@@ -388,6 +397,7 @@ func (l *goLink) result(seq uint64, s *slot, last bool) (r *reply, ok bool) {
 		l.mu.Unlock()
 	}
 	if len(m.extra) > 0 {
+		crash.Point("pool:came")
 		var gone bool
 		if r.taken, ok, gone = takeOffers(m.extra); !ok {
 			r.drop()
@@ -396,7 +406,9 @@ func (l *goLink) result(seq uint64, s *slot, last bool) (r *reply, ok bool) {
 			}
 			return &reply{err: fmt.Errorf("%w: a block that it returns cannot be taken over; it must not be unlinked", ErrProtocol)}, true
 		}
+		crash.Point("pool:taken")
 		l.tell(frameTaken, seq)
+		crash.Point("pool:told")
 	}
 	if m.flags&flagFailed != 0 {
 		r.err = parseFailure(m.data)

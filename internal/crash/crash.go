@@ -147,6 +147,17 @@ var Points = []string{
 	"worker:done",     // it does, and nobody is told
 	"worker:waking",   // the bell's word says that nobody sleeps, and nobody is woken yet
 
+	// The parent of a worker in Go.
+	"pool:started",  // the process is there, and has not been spoken to
+	"pool:greeted",  // it has its first message
+	"pool:ready",    // it has said that it takes jobs
+	"pool:put",      // a job is in its slot, which does not say so
+	"pool:queued",   // it does, and nobody is woken
+	"pool:came",     // a result is here, whose blocks are the worker's still
+	"pool:taken",    // they are ours, and the worker does not know
+	"pool:told",     // it does, and nobody has the result
+	"pool:stopping", // there are no more jobs, and the worker does not know
+
 	// The parent of a Python.
 	"pyproc:started", // the child has nothing to do yet
 	"pyproc:ready",   // it has loaded its script
