@@ -30,7 +30,7 @@ type model struct {
 	clock int
 	tale  map[byte]*story
 	lost  int // messages that dead receivers had in their hands
-	gone  int // calls that copy in which somebody died, perhaps after it gave the slot back
+	gone  int // messages of calls that copy in which somebody died, perhaps after it gave the slot back
 }
 
 // story is what became of a message.
@@ -52,7 +52,7 @@ type would struct {
 	last []byte // what came last of each sender
 	hand byte   // what it is reading
 
-	copying bool // in a call that copies, or taking note of what it gave
+	copying int // messages at most of a call that copies, also while taking note of what it gave
 }
 
 const perSender = 16 // messages, at most
@@ -80,6 +80,8 @@ func (m *model) open(p *explore.Process) *Queue {
 	q.party.Ways = party.Sleep
 	h := c.hdr
 	m.Watch(step.Raw64(&h.epoch), "epoch")
+	m.Watch(step.Raw64(&h.again), "again")
+	m.Watch(step.Raw64(&h.tally), "tally")
 	m.Watch(step.Raw64(&h.tail), "tail")
 	m.Watch(step.Raw64(&h.head), "head")
 	m.Watch(step.Raw32(&h.filled), "filled")
@@ -90,13 +92,19 @@ func (m *model) open(p *explore.Process) *Queue {
 	for i := range c.entries {
 		e := &c.entries[i]
 		m.Watch(step.Raw64(&e.seen), fmt.Sprintf("seen of %d", i))
+		m.Watch(step.Raw64(&e.lost), fmt.Sprintf("lost of %d", i))
+		m.Watch(step.Raw64(&e.redelivered), fmt.Sprintf("redelivered of %d", i))
 		owner, state := e.Words()
 		m.Watch(step.Raw64(owner), fmt.Sprintf("owner of %d", i))
 		m.Watch(step.Raw64(state), fmt.Sprintf("state of %d", i))
 	}
 	for i := range int(m.g.slots) {
-		m.Watch(step.Raw64(&c.words[i*c.step]), fmt.Sprintf("word of %d", i))
-		m.Watch(step.Raw64(&c.words[i*c.step+1]), fmt.Sprintf("length of %d", i))
+		length := i
+		if !c.direct {
+			length = i*c.step + 1
+			m.Watch(step.Raw64(&c.words[i*c.step]), fmt.Sprintf("word of %d", i))
+		}
+		m.Watch(step.Raw64(&c.words[length]), fmt.Sprintf("length of %d", i))
 	}
 	return q
 }
@@ -145,8 +153,8 @@ func (m *model) scenario(s scenario) explore.Scenario {
 			if w.Process == p && w.hand != 0 {
 				m.lost++
 			}
-			if w.Process == p && w.copying {
-				m.gone++
+			if w.Process == p {
+				m.gone += w.copying
 			}
 		}
 	}, End: func(*explore.Explorer) { m.end(s.o) }}
@@ -356,8 +364,7 @@ func copies(w *would) {
 			bufs[k] = make([]byte, 64)
 		}
 		since, n, err := w.m.now(), 1, error(nil)
-		w.copying = true
-		if i%2 == 0 {
+		if w.copying = 1 + i%2; w.copying == 1 {
 			var size int
 			size, err = w.r.ReceiveContext(w.Context, bufs[0])
 			bufs[0] = bufs[0][:size]
@@ -372,9 +379,9 @@ func copies(w *would) {
 		for _, p := range bufs[:n] {
 			w.came(p, since)
 		}
-		w.hand, w.copying = 0, false
+		w.hand, w.copying = 0, 0
 	}
-	w.hand, w.copying = 0, false
+	w.hand, w.copying = 0, 0
 	w.close()
 }
 
@@ -406,7 +413,7 @@ func tries(w *would) {
 	for range 4 {
 		var p [64]byte
 		since := w.m.now()
-		w.copying = true
+		w.copying = 1
 		n, ok, err := w.r.TryReceive(p[:])
 		if err != nil {
 			w.over(err)
@@ -416,9 +423,9 @@ func tries(w *would) {
 			w.came(p[:n], since)
 			w.hand = 0
 		}
-		w.copying = false
+		w.copying = 0
 	}
-	w.copying = false
+	w.copying = 0
 	w.close()
 }
 
@@ -492,7 +499,11 @@ func (m *model) end(o Options) {
 			}
 		}
 	}
-	if missing > m.lost+m.gone || again > m.deaths() {
+	// What a dead receiver has not said that it has done with counts, whether it had told of it or not.
+	if s := q.stats(); q.direct && m.gone == 0 && (int(s.Lost) < missing || int(s.Redelivered) < again || int(s.Lost+s.Redelivered) > m.deaths()) {
+		m.Fail("%d are missing and %d came again; the ring counts %d and %d", missing, again, s.Lost, s.Redelivered)
+	}
+	if missing > m.lost+m.gone || again > m.deaths()+m.gone {
 		m.Fail("%d are missing and %d came again; the dead had %d", missing, again, m.lost+m.gone)
 	}
 }
@@ -569,6 +580,10 @@ var scenarios = func() (list []scenario) {
 			add(by.name+", discard", discard(sized(o, 2, 8)), by.senders, by.receivers, 1, 0)
 		}
 		add("n-n, two deaths", sized(manyN, 2, 8), two, both, 2, 0)
+		add("1-1, two deaths", sized(one1, 2, 8), one, all, 2, 0)
+		add("1-1, discard, two deaths", discard(sized(one1, 2, 8)), one, all, 2, 0)
+		add("1-1, batches, a death", sized(one1, 4, 8), []crew{{batch(5, 8)}}, []crew{{copies}}, 1, 0)
+		add("1-1, long batch", sized(one1, 4, 24), []crew{{batch(3, 20)}}, []crew{{copies}}, 1, 0)
 		add("1-1, a death, one gives up", sized(one1, 2, 8), one, all, 1, 1)
 		add("1-1, copies", sized(one1, 2, 8), one, []crew{{copies}}, 0, 1)
 		add("n-1, copies", sized(many1, 2, 8), two, []crew{{copies}}, 0, 0)

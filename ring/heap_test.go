@@ -119,12 +119,15 @@ func heap(t *testing.T, o Options) {
 	}
 }
 
-// Laps are 32 bits: after 2³² of them all goes on.
+// Laps are 32 bits: after 2³² of them all goes on, and in a direct ring after 2⁶⁴ slots.
 func TestLapsWrap(t *testing.T) {
 	for _, side := range []Side{One, Many} {
 		q, _ := onHeap(t, Options{Senders: side, Receivers: side, SlotSize: 16, Slots: 4, MaxMessage: 64})
 		// As if 2³²-3 laps had been.
 		start := uint64(1<<32-3) * 4
+		if q.direct {
+			start = 1<<64 - 12
+		}
 		for i := range uint64(4) {
 			q.words[q.slot(i)].Store(q.lap(start))
 		}
@@ -155,7 +158,7 @@ func TestLapsWrap(t *testing.T) {
 // Hints may be behind by laps: who comes finds where it is.
 func TestHintsBehind(t *testing.T) {
 	for _, side := range []Side{One, Many} {
-		q, _ := onHeap(t, Options{Senders: side, Receivers: side, SlotSize: 16, Slots: 4, MaxMessage: 48})
+		q, _ := onHeap(t, Options{Senders: Many, Receivers: side, SlotSize: 16, Slots: 4, MaxMessage: 48})
 		for i := range 60 {
 			s, err := q.Sender()
 			if err != nil {

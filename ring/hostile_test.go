@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"strings"
 	"testing"
 	"time"
 
@@ -101,7 +102,7 @@ func TestHostileHeader(t *testing.T) {
 	mem := q.Block().Bytes()
 	for off, values := range map[int][]uint64{
 		0:  {0, 1},
-		8:  {2, 1 | 16<<32, 1 << 31},
+		8:  {1, 3, 2 | 16<<32, 1 << 31},
 		16: {0, 7, 1 << 41, 1<<64 - 1, 56},
 		24: {0, 1, 3, 1 << 11, 1 << 31, 1 << 63},
 		32: {0, 63, 128, 1<<64 - 64},
@@ -126,9 +127,51 @@ func TestHostileHeader(t *testing.T) {
 	mustBe(t, err, errors.ErrUnsupported)
 }
 
+// Positions and lengths of a direct ring that cannot be; the error says which.
+func TestHostileDirect(t *testing.T) {
+	const tail, head, lengths = 192, 256, 4096 + 64*128
+	for _, c := range []struct {
+		off   int
+		value uint64
+		what  string
+	}{
+		{tail, 5, "the tail"}, {tail, 1 << 63, "the tail"}, {tail, 1<<64 - 1, "the tail"},
+		{head, 7, "the head"}, {head, 1 << 63, "the head"}, {head, 1<<64 - 2, "the head"},
+		{lengths, 65, "length"}, {lengths, 1 << 40, "length"}, {lengths, 1<<64 - 1, "length"},
+		{lengths, 64, "length"}, // would be longer than what was sent
+	} {
+		q := create(t, ring.Options{Senders: ring.One, Receivers: ring.One, SlotSize: 16, Slots: 4, MaxMessage: 64})
+		s, r := senderOf(t, q), receiverOf(t, q)
+		if _, err := s.SendBatch([][]byte{[]byte("one"), []byte("two")}); err != nil {
+			t.Fatal(err)
+		}
+		binary.LittleEndian.PutUint64(q.Block().Bytes()[c.off:], c.value)
+		var err error
+		if c.off == head {
+			_, err = s.SendBatch([][]byte{{1}, {2}, {3}})
+			_, again := s.TrySend(nil)
+			mustBe(t, again, shm.ErrFormat)
+		} else {
+			_, _, err = r.TryReceive(make([]byte, 64))
+			_, batch := r.ReceiveBatch(make([][]byte, 2))
+			mustBe(t, batch, shm.ErrFormat)
+			mustBe(t, r.Lease(func([]byte) error { return nil }), shm.ErrFormat)
+			if _, _, peek := ring.Peek(q.Block(), 0); !errors.Is(peek, shm.ErrFormat) {
+				t.Errorf("Peek with %#x at %d: %v", c.value, c.off, peek)
+			}
+		}
+		if mustBe(t, err, shm.ErrFormat); !strings.Contains(err.Error(), c.what) {
+			t.Errorf("%#x at %d: %v", c.value, c.off, err)
+		}
+	}
+}
+
 // Words of slots that cannot be.
 func TestHostileSlots(t *testing.T) {
 	modes(t, func(t *testing.T, o ring.Options) {
+		if o.Senders == ring.One && o.Receivers == ring.One {
+			return // it has none
+		}
 		for _, w := range []uint64{
 			5 << 32,              // of a lap to come
 			1<<16 | 7,            // of no state

@@ -96,6 +96,13 @@ func Peek(b *shm.Block, from uint64) (messages []Message, next uint64, err error
 		return nil, from, &shm.Error{Op: "look into ring", Name: b.Name(), Err: err}
 	}
 	defer release()
+	if c.direct {
+		messages, next, err := c.peekDirect(from)
+		if err != nil {
+			err = &shm.Error{Op: "look into ring", Name: b.Name(), Err: err}
+		}
+		return messages, next, err
+	}
 	// What dead receivers had lies behind the head, and may for a whole lap.
 	pos := c.hdr.head.Load()
 	if back := min(pos, c.mask); int64(from-(pos-back)) < 0 {

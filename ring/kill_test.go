@@ -318,7 +318,7 @@ var (
 	sending    = []string{"claimed", "reserved", "written", "committed", "hinted", "aborted", "party:waiting", "party:woken", "party:waking"}
 	receiving  = []string{"passed", "taken", "copied", "freeing", "freed", "party:waiting", "party:woken", "party:waking"}
 	visiting   = []string{"party:locked", "party:unlocking", "party:joining", "party:joined", "party:leaving", "party:left"}
-	recovering = []string{"party:relocked", "party:recovering", "voided", "given-back", "discarded", "party:recovered", "party:buried"}
+	recovering = []string{"party:relocked", "party:recovering", "voided", "tallied", "counted", "given-back", "discarded", "party:recovered", "party:buried"}
 )
 
 // At every point, in every mode, in every role that passes it.

@@ -317,7 +317,7 @@ func TestPythonFormat(t *testing.T) {
 			value uint64
 			want  string
 		}{
-			{0, 1, "ValueError"}, {8, 2, "ValueError"}, {8, 1 | 16<<32, "ValueError"}, {16, 17, "ValueError"}, {16, 1 << 50, "ValueError"},
+			{0, 1, "ValueError"}, {8, 1, "ValueError"}, {8, 2 | 16<<32, "ValueError"}, {16, 17, "ValueError"}, {16, 1 << 50, "ValueError"},
 			{24, 5, "ValueError"}, {24, 1 << 29, "ValueError"}, {32, 8, "ValueError"}, {40, 65, "ValueError"}, {40, 0, "ValueError"},
 			{48, 5000, "ValueError"}, {56, 1, "OSError"}, {64, 0, "ValueError"},
 		} {

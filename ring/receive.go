@@ -23,6 +23,7 @@ type Receiver struct {
 	every uint64
 	epoch uint64 // hdr.epoch when there was last nothing behind the head
 	stale uint64 // how far the search for that has come
+	had   uint64 // of a direct ring: who died may have had all before this position
 
 	// The message that was taken.
 	at    uint64 // its position
@@ -45,6 +46,11 @@ func (q *Queue) Receiver() (*Receiver, error) {
 	}
 	// Another number than any: there may be something behind the head.
 	r := &Receiver{part: p, shown: p.pos, every: p.core.lag(), epoch: q.hdr.epoch.Load() - 1}
+	if p.direct {
+		// It only changes when there is no receiver.
+		r.had = q.hdr.again.Load()
+		return r, nil
+	}
 	p.seat.Leave, p.seat.Show = r.hint, r.hint
 	return r, nil
 }
@@ -56,6 +62,9 @@ func (q *Queue) Receiver() (*Receiver, error) {
 // receiver had: those are behind the head, and searched when the epoch says so.
 func (r *Receiver) take(most int) (ok bool, err error) {
 	c := r.core
+	if c.direct {
+		return r.next(most)
+	}
 	hint := &c.hdr.head
 	var from uint64
 	if !c.oneReceiver {
@@ -175,7 +184,11 @@ func (r *Receiver) takeStale(most int, epoch uint64) (ok bool, err error) {
 // view returns the message that was taken, in place if it lies in one slot.
 func (r *Receiver) view() []byte {
 	c := r.core
-	if r.n <= c.room {
+	if c.direct {
+		if p := c.inOnePiece(r.at, r.n); p != nil {
+			return p
+		}
+	} else if r.n <= c.room {
 		return c.payload(c.slot(r.at))[:r.n:r.n]
 	}
 	if cap(r.spare) < r.n {
@@ -194,6 +207,10 @@ func (r *Receiver) read(buf []byte) {
 // for Sender.publish.
 func (r *Receiver) finish(quiet bool) {
 	c := r.core
+	if c.direct {
+		r.release(1, quiet)
+		return
+	}
 	crash.Point("ring:copied")
 	next := c.lap(r.at) + nextLap
 	w := &c.words[c.slot(r.at)]
@@ -302,6 +319,9 @@ func (r *Receiver) receive(ctx context.Context, buf []byte) (n int, err error) {
 // what it nearly always is: a message in one slot, for the first time, and not too long.
 func (r *Receiver) quick(buf []byte, quiet bool) (n int, ok bool) {
 	c := r.core
+	if c.direct {
+		return r.get(buf)
+	}
 	at := c.slot(r.pos)
 	w := c.words[at].Load()
 	if !c.oneReceiver || w&^partMask != c.lap(r.pos)|1<<spanShift|stateFull {
@@ -362,8 +382,14 @@ func (r *Receiver) ReceiveBatchContext(ctx context.Context, bufs [][]byte) (n in
 	}
 	again := false
 	for n < len(bufs) {
+		if r.direct {
+			if n += r.getAll(bufs[n:]); n == len(bufs) {
+				break
+			}
+		}
 		b := bufs[n]
-		if k, ok := r.quick(b[:cap(b)], true); ok {
+		if r.direct {
+		} else if k, ok := r.quick(b[:cap(b)], true); ok {
 			bufs[n] = b[:k]
 			n++
 			continue
@@ -475,6 +501,9 @@ func (r *Receiver) Notify() (*os.File, error) {
 func (r *Receiver) nothing() func() bool {
 	c, pos, epoch := r.core, r.pos, r.epoch
 	return func() bool {
+		if c.direct {
+			return c.hdr.tail.Load() == pos
+		}
 		w := c.words[c.slot(pos)].Load()
 		ahead := c.ahead(w, pos)
 		empty := ahead < 0 || ahead == 0 && (w&stateMask == stateFree || w&stateMask == stateWriting)

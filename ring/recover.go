@@ -18,6 +18,7 @@ func (q *Queue) join(op string, r party.Role) (*part, error) {
 		if r == receiver {
 			p.pos = q.hdr.head.Load()
 		}
+		p.until, p.fetched = p.pos, p.pos
 		p.e.seen.Store(p.pos)
 	})
 	if err != nil {
@@ -31,6 +32,8 @@ func (q *Queue) recover(i int, r party.Role) {
 	switch {
 	case r == sender && !q.oneSender:
 		q.void(i)
+	case q.direct && r == receiver:
+		q.giveBackDirect(&q.entries[i])
 	case r == receiver && q.oneReceiver:
 		q.giveBackFrom(&q.entries[i])
 	case r == receiver:

@@ -147,7 +147,6 @@ func (o *Options) geometry() (g geometry, err error) {
 	// Multiples of 8, so that typed messages are aligned in place.
 	g.slotSize = uint64(max(slot+7, 8)) &^ 7
 	g.slots = max(2, uint64(1)<<bits.Len(uint(max(slots, 1)-1)))
-	g.stride = strideOf(g.slotSize)
 	g.parts = uint64(parts)
 	if limit < 1 || uint64(limit-1)/g.slotSize >= min(g.slots, maxSpan) {
 		return bad("MaxMessage", limit)
@@ -162,6 +161,7 @@ func (o *Options) geometry() (g geometry, err error) {
 	if o.AfterDeath == Discard {
 		g.flags |= flagDiscard
 	}
+	g.stride = g.strideOf()
 	if size := g.size(); uint64(int(size)) != size || int(size) < 0 || g.slots > (1<<46)/g.stride {
 		return g, fmt.Errorf("%w: %d slots of %d bytes", shm.ErrSize, slots, slot)
 	}
@@ -403,4 +403,10 @@ type part struct {
 	e    *entry
 	idx  int
 	pos  uint64 // the next position to look at
+
+	// Of a direct ring:
+	until   uint64 // up to where slots are free, or messages there, as far as was seen
+	fetched uint64 // up to where their lines were fetched
+	pause   int    // before the next look at the other's position
+	spun    int    // where the pause stores
 }

@@ -17,8 +17,6 @@ type Sender struct {
 	*part
 	shown uint64 // the tail hint as we last stored it
 	every uint64 // how far it may lag
-	clear uint64 // the slots of all positions before are known to be free
-	sole  bool   // there is one receiver, and pos is the first free position for sure
 
 	claimed  int    // slots that are reserved, 0 if there is no reservation
 	reserved []byte // what Reserve returned
@@ -36,14 +34,6 @@ func (q *Queue) Sender() (*Sender, error) {
 	}
 	s := &Sender{part: p, shown: p.pos, every: p.core.lag()}
 	p.seat.Leave, p.seat.Show = s.withdraw, s.hint
-	if s.oneSender && s.oneReceiver {
-		// The hint may be behind what was sent. From here on it is our own.
-		if err := s.seat.Enter(); err == nil {
-			_, err = s.claim(1)
-			s.sole, s.clear = err == nil, s.pos
-			s.seat.Exit()
-		}
-	}
 	return s, nil
 }
 
@@ -67,6 +57,9 @@ func (s *Sender) withdraw() {
 // it, and who dies before the commit leaves it free.
 func (s *Sender) claim(k int) (ok bool, err error) {
 	c := s.core
+	if c.direct {
+		return s.vacant(k)
+	}
 	hint := &c.hdr.tail
 	from := hint.Load()
 	if int64(from-s.pos) > 0 && !c.oneSender {
@@ -142,6 +135,10 @@ func (c *core) following(pos uint64, k int) (int, error) {
 // write copies a message into the claimed slots.
 func (s *Sender) write(p []byte) {
 	c := s.core
+	if c.direct {
+		c.copyTo(s.pos, p)
+		return
+	}
 	for pos := s.pos; ; pos++ {
 		n := copy(c.payload(c.slot(pos)), p)
 		if p = p[n:]; len(p) == 0 {
@@ -155,6 +152,10 @@ func (s *Sender) write(p []byte) {
 // no barrier, and flush is to follow.
 func (s *Sender) publish(n, k int, quiet bool) {
 	c := s.core
+	if c.direct {
+		s.add(n, k, quiet)
+		return
+	}
 	at := c.slot(s.pos)
 	step.StoreRelease(&c.words[at+1], uint64(n))
 	crash.Point("ring:written")
@@ -190,6 +191,10 @@ func (s *Sender) flush() {
 // hint moves the hint up, and takes the time to look how full the ring is.
 func (s *Sender) hint() {
 	c := s.core
+	if c.direct {
+		s.fill(s.pos - c.hdr.head.Load())
+		return
+	}
 	s.shown = s.pos
 	if c.oneSender {
 		step.StoreRelease(&c.hdr.tail, s.pos)
@@ -269,7 +274,7 @@ func (s *Sender) send(ctx context.Context, p []byte) error {
 	if err := s.seat.Enter(); err != nil {
 		return s.q.party.Fail("send", err)
 	}
-	if s.quick(p, false) {
+	if s.direct && s.put(p) || !s.direct && s.quick(p, false) {
 		s.seat.Exit()
 		return nil
 	}
@@ -294,15 +299,8 @@ func (s *Sender) quick(p []byte, quiet bool) bool {
 	}
 	at := c.slot(s.pos)
 	w, lap := &c.words[at], c.lap(s.pos)
-	if int64(s.clear-s.pos) <= 0 {
-		// A single receiver moves the head when slots are free. To know that of many at
-		// once spares a look at each, which would fetch its cache line twice: to
-		// read, and then to write.
-		if h := c.hdr.head.Load() + c.mask + 1; s.sole && h-s.pos-1 <= c.mask {
-			s.clear = h
-		} else if w.Load() != lap {
-			return false
-		}
+	if w.Load() != lap {
+		return false
 	}
 	if !c.oneSender {
 		if !w.CompareAndSwap(lap, lap|1<<spanShift|uint64(s.idx)<<partShift|stateWriting) {
@@ -322,7 +320,7 @@ func (s *Sender) TrySend(p []byte) (bool, error) {
 	if err := s.seat.Enter(); err != nil {
 		return false, s.q.party.Fail("send", err)
 	}
-	if s.quick(p, false) {
+	if s.direct && s.put(p) || !s.direct && s.quick(p, false) {
 		s.seat.Exit()
 		return true, nil
 	}
@@ -359,8 +357,14 @@ func (s *Sender) SendBatchContext(ctx context.Context, messages [][]byte) (int, 
 	}
 	var err error
 	n := 0
-	for _, p := range messages {
-		if !s.quick(p, true) {
+	for n < len(messages) {
+		if s.direct {
+			if n += s.putAll(messages[n:]); n == len(messages) {
+				break
+			}
+		}
+		p := messages[n]
+		if s.direct || !s.quick(p, true) {
 			if err = s.check(len(p)); err != nil {
 				break
 			}
@@ -440,9 +444,12 @@ func (s *Sender) TryReserve(n int) ([]byte, error) {
 func (s *Sender) reserve(n, k int) []byte {
 	crash.Point("ring:reserved")
 	s.claimed = k
-	if k == 1 {
+	switch {
+	case s.direct && s.inOnePiece(s.pos, n) != nil:
+		s.reserved = s.inOnePiece(s.pos, n)
+	case !s.direct && k == 1:
 		s.reserved = s.payload(s.slot(s.pos))[:n:n]
-	} else {
+	default:
 		if cap(s.spare) < n {
 			s.spare = make([]byte, n)
 		}
@@ -468,6 +475,9 @@ func (s *Sender) Commit(n int) error {
 	k := s.claimed
 	if k > 1 {
 		s.write(s.reserved[:n])
+	}
+	if s.direct {
+		k = s.need(n)
 	}
 	s.claimed, s.reserved = 0, nil
 	s.publish(n, k, false)

@@ -14,7 +14,7 @@ import (
 // What lies in shared memory; docs/format.md has the bytes.
 const (
 	magic   = "SHM\x00RING"
-	version = 1
+	version = 2
 
 	headerSize = 4096
 	entrySize  = 128
@@ -49,9 +49,11 @@ type header struct {
 
 	party.Header
 	epoch step.Uint64 // counts recoveries after which there are messages behind the head
-	_     [40]byte
+	again step.Uint64 // of a direct ring: a receiver that died may have had all before this position
+	tally step.Uint64 // of a direct ring: what a recovery has a counter be, doubled and one; 0
+	_     [24]byte
 
-	// Hints, each on its own line, as are the words to sleep on.
+	// Hints, but in a direct ring. Each on its own line, as are the words to sleep on.
 	tail step.Uint64
 	_    [56]byte
 	head step.Uint64
@@ -121,16 +123,18 @@ type core struct {
 	hdr     *header
 	entries []entry
 	words   []step.Uint64  // all slots; the word of slot i is words[i*step]
-	bytes   []byte         // the same
+	bytes   []byte         // the same; of a direct ring the payloads
 	low     *atomic.Uint32 // the half of hdr.table that futexes look at
 
 	mask  uint64 // slots - 1
 	shift uint   // position >> shift is the lap
-	step  int    // words from slot to slot
+	step  int    // words from slot to slot; of a direct ring they are lengths, and it is 1
 	room  int    // bytes of payload in a slot
 	limit int
+	short int // bytes of the longest message in one slot
 
 	oneSender, oneReceiver, discard, fenced bool
+	direct                                  bool // both are one: see direct.go
 }
 
 // geometry is what a header says, copied once and checked.
@@ -144,7 +148,19 @@ func (g *geometry) start() uint64 {
 	return headerSize + (entrySize*g.parts+headerSize-1)&^(headerSize-1)
 }
 
-func (g *geometry) size() uint64 { return g.start() + g.slots*g.stride }
+func (g *geometry) size() uint64 { return g.start() + g.lengths() + g.slots*g.stride }
+
+func (g *geometry) direct() bool {
+	return g.flags&(flagOneSender|flagOneReceiver) == flagOneSender|flagOneReceiver
+}
+
+// lengths is how many bytes a direct ring has before its payloads for their lengths.
+func (g *geometry) lengths() uint64 {
+	if !g.direct() {
+		return 0
+	}
+	return (8*g.slots + line - 1) &^ (line - 1)
+}
 
 // check says what is wrong with a geometry, for a memory of size bytes.
 func (g *geometry) check(size int) error {
@@ -153,19 +169,24 @@ func (g *geometry) check(size int) error {
 		return fmt.Errorf("%w: a ring with flags %#x that this program does not know", shm.ErrFormat, g.flags)
 	case g.slots < 2 || g.slots > maxSlots || bits.OnesCount64(g.slots) != 1:
 		return fmt.Errorf("%w: %d slots", shm.ErrFormat, g.slots)
-	case g.slotSize < 8 || g.slotSize > 1<<40 || g.stride != strideOf(g.slotSize):
+	case g.slotSize < 8 || g.slotSize > 1<<40 || g.slotSize%8 != 0 || g.stride != g.strideOf():
 		return fmt.Errorf("%w: slots of %d bytes every %d bytes", shm.ErrFormat, g.slotSize, g.stride)
 	case g.limit < 1 || (g.limit-1)/g.slotSize >= min(g.slots, maxSpan):
 		return fmt.Errorf("%w: messages of %d bytes in %d slots of %d", shm.ErrFormat, g.limit, g.slots, g.slotSize)
 	case g.parts < 2 || g.parts > maxParts:
 		return fmt.Errorf("%w: %d participants", shm.ErrFormat, g.parts)
-	case uint64(size) < g.start() || g.slots > (uint64(size)-g.start())/g.stride:
+	case uint64(size) < g.start() || uint64(size)-g.start() < g.lengths() || g.slots > (uint64(size)-g.start()-g.lengths())/g.stride:
 		return fmt.Errorf("%w: a ring of %d bytes in a block of %d", shm.ErrFormat, g.size(), size)
 	}
 	return nil
 }
 
-func strideOf(slotSize uint64) uint64 { return (slotHeader + slotSize + line - 1) &^ (line - 1) }
+func (g *geometry) strideOf() uint64 {
+	if g.direct() {
+		return g.slotSize
+	}
+	return (slotHeader + g.slotSize + line - 1) &^ (line - 1)
+}
 
 // format makes a ring of fresh memory, all zeros.
 func format(mem []byte, g geometry) error {
@@ -210,19 +231,24 @@ func newCore(mem []byte) (*core, geometry, error) {
 		hdr: h, mask: g.slots - 1, shift: uint(bits.TrailingZeros64(g.slots)),
 		step: int(g.stride / 8), room: int(g.slotSize), limit: int(g.limit),
 		oneSender: g.flags&flagOneSender != 0, oneReceiver: g.flags&flagOneReceiver != 0, discard: g.flags&flagDiscard != 0,
-		fenced: g.flags&flagFenced != 0,
+		fenced: g.flags&flagFenced != 0, direct: g.direct(),
 	}
+	c.short = min(c.room, c.limit)
 	start, n := int(g.start()), int(g.slots*g.stride)
+	payloads, words := start, n/8
+	if c.direct {
+		payloads, words, c.step = start+int(g.lengths()), int(g.slots), 1
+	}
 	if c.entries, err = layout.Slice[entry](mem, headerSize, int(g.parts)); err != nil {
 		return nil, g, err
 	}
-	if c.words, err = layout.Slice[step.Uint64](mem, start, n/8); err != nil {
+	if c.words, err = layout.Slice[step.Uint64](mem, start, words); err != nil {
 		return nil, g, err
 	}
 	if c.low, err = layout.At[atomic.Uint32](mem, tableOffset+layout.LowHalf); err != nil {
 		return nil, g, err
 	}
-	c.bytes = mem[start : start+n : start+n]
+	c.bytes = mem[payloads : payloads+n : payloads+n]
 	return c, g, nil
 }
 
@@ -247,6 +273,10 @@ func (c *core) payload(at int) []byte {
 
 // copyOut copies a message that begins at pos.
 func (c *core) copyOut(pos uint64, buf []byte) {
+	if c.direct {
+		c.copyFrom(pos, buf)
+		return
+	}
 	for ; len(buf) > 0; pos++ {
 		n := copy(buf, c.payload(c.slot(pos)))
 		buf = buf[n:]

@@ -111,7 +111,9 @@ var Points = []string{
 	// Rings: what the dead left.
 	"ring:voided",     // a slot that a dead sender was writing is void
 	"ring:given-back", // a message that a dead receiver was reading is another's
-	"ring:discarded",  // or is dropped, and not counted
+	"ring:discarded",  // or is dropped; in a ring of words not counted
+	"ring:tallied",    // what a counter has to be is written down, and nothing done
+	"ring:counted",    // the counter is that, and the messages are where they were
 	// Sending and receiving.
 	"ring:claimed",   // a slot is this process's, nothing is in it
 	"ring:reserved",  // and its user writes to it

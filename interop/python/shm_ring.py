@@ -62,7 +62,7 @@ class Taken(OSError):
 _M64, _M32 = (1 << 64) - 1, (1 << 32) - 1
 _HEADER = struct.Struct("<8sIIQQQQQQQ")  # magic, version, flags, slot size, slots, stride, limit, parts, place, ready
 _PAGE = 4096
-_TABLE, _PEERS, _EPOCH, _TAIL, _HEAD, _FILLED, _FREED = 16, 17, 18, 24, 32, 40, 48  # as words of 8 bytes
+_TABLE, _PEERS, _EPOCH, _HAD, _TALLY, _TAIL, _HEAD, _FILLED, _FREED = 16, 17, 18, 19, 20, 24, 32, 40, 48  # as words of 8 bytes
 
 _ONE_SENDER, _ONE_RECEIVER, _DISCARD, _FENCED = 1, 2, 4, 8
 
@@ -139,6 +139,13 @@ class _Party:
     Any thread may call it.
     """
 
+    _VERSION = 1
+
+    @staticmethod
+    def _lie(flags, slot, slots):
+        """How many bytes lie before the slots of a block, and from one to the next."""
+        return 0, (slot + 16 + 63) // 64 * 64
+
     def __init__(self, name, directory="/dev/shm"):
         self._open = self._forked = False
         self._dir = os.path.realpath(directory)
@@ -177,23 +184,24 @@ class _Party:
         limit, parts, place = self._order(slot, *rest)
         if magic != self._MAGIC:
             raise ValueError("no %s" % self._WHAT)
-        if version != 1:
-            raise ValueError("a %s of version %d, this program knows 1" % (self._WHAT, version))
+        if version != self._VERSION:
+            raise ValueError("a %s of version %d, this program knows %d" % (self._WHAT, version, self._VERSION))
         if ready != 1:
             raise ValueError("the %s is not complete" % self._WHAT)
         if flags & ~self._FLAGS:
             raise ValueError("a %s with flags %#x that this program does not know" % (self._WHAT, flags))
         start = _PAGE + (_ENTRY * parts + _PAGE - 1) // _PAGE * _PAGE
+        before, right = self._lie(flags, slot, slots)
         if (
             not 2 <= slots <= 1 << 30
             or slots & slots - 1
             or slot < 8
             or slot % 8
             or slot > 1 << 40
-            or stride != (slot + 16 + 63) // 64 * 64
+            or stride != right
             or not 1 <= limit <= slot * min(slots, 65535)
             or not 2 <= parts <= 4096
-            or start + slots * stride > size
+            or start + before + slots * stride > size
         ):
             raise ValueError("a %s of %d slots of %d bytes every %d, messages of %d and %d participants, in a block of %d"
                              % (self._WHAT, slots, slot, stride, limit, parts, size))
@@ -216,9 +224,9 @@ class _Party:
         name = name.lstrip("/")
         if not name or "/" in name or name.startswith((".shm-", "sem.")):
             raise ValueError("%r is no name for a block" % name)
-        stride = (slot_size + 16 + 63) // 64 * 64
-        size = _PAGE + (_ENTRY * participants + _PAGE - 1) // _PAGE * _PAGE + slots * stride
-        header = _HEADER.pack(cls._MAGIC, 1, flags | (_FENCED if _fences else 0), slot_size, slots, stride,
+        before, stride = cls._lie(flags, slot_size, slots)
+        size = _PAGE + (_ENTRY * participants + _PAGE - 1) // _PAGE * _PAGE + before + slots * stride
+        header = _HEADER.pack(cls._MAGIC, cls._VERSION, flags | (_FENCED if _fences else 0), slot_size, slots, stride,
                               *cls._fields(limit, participants, _place(os.path.realpath(directory))), 1)
         # Complete before it has its name.
         fd = os.open(directory, os.O_TMPFILE | os.O_RDWR, 0o600)
@@ -455,6 +463,15 @@ class Ring(_Party):
 
     _WHAT, _MAGIC, _FLAGS, _ONE_TAKER = "ring", b"SHM\0RING", 15, _ONE_RECEIVER
     _FILLED, _FREED, _WAITS = _FILLED, _FREED, _WAITS
+    _VERSION = 2
+
+    @staticmethod
+    def _lie(flags, slot, slots):
+        # One sender and one receiver need no words in the slots: a direct ring has the lengths of
+        # its messages before them.
+        if flags & (_ONE_SENDER | _ONE_RECEIVER) == _ONE_SENDER | _ONE_RECEIVER:
+            return (8 * slots + 63) // 64 * 64, slot
+        return _Party._lie(flags, slot, slots)
 
     @staticmethod
     def _order(slot, limit, parts, place):
@@ -468,6 +485,10 @@ class Ring(_Party):
         super()._check_header()
         self._one_sender, self._one_receiver = self._flags & _ONE_SENDER != 0, self._flags & _ONE_RECEIVER != 0
         self._discard = self._flags & _DISCARD != 0
+        self._direct = self._one_sender and self._one_receiver
+        if self._direct:
+            self._payloads = 8 * self._start + self._lie(self._flags, self.slot_size, self.slots)[0]
+            self._stride = 1  # of the lengths
 
     @classmethod
     def create(cls, name, slot_size=48, slots=1024, max_message=0, senders="many", receivers="many", after_death="redeliver",
@@ -507,6 +528,8 @@ class Ring(_Party):
     def _recover_slots(self, e, role):
         if role == _SENDER and not self._one_sender:
             self._void(e)
+        elif role == _RECEIVER and self._direct:
+            self._give_back_direct(e)
         elif role == _RECEIVER and self._one_receiver:
             self._give_back_from(e)
         elif role == _RECEIVER:
@@ -544,6 +567,38 @@ class Ring(_Party):
                 if w & 15 == _FULL:
                     self._again(e, pos, w)
             pos += span
+
+    def _give_back_direct(self, e):
+        """In a direct ring, where the head stays behind what was not done with.
+
+        Whoever dies here, the messages are counted once: what the counter has to be is
+        written down before anything changes.
+        """
+        seen, pos = self._q[e + _SEEN], self._q[_HEAD]
+        counter = e + (_LOST if self._discard else _REDELIVERED)
+        if not self._discard and _signed(self._q[_HAD] - pos) > 0:
+            pos = self._q[_HAD]
+        tally = self._q[_TALLY]
+        if tally == 0:
+            n = 0
+            while _signed(seen - pos) > 0 and n < self.slots:
+                pos += self._spans(min(self._q[self._slot(pos)], self.max_message))
+                n += 1
+            tally = (self._q[counter] + n) << 1 & _M64 | 1
+            self._store(_TALLY, tally)
+        self._store(counter, tally >> 1)
+        if self._discard:
+            self._store(_HEAD, seen)
+        else:
+            self._advance(_HAD, seen)
+        self._store(_TALLY, 0)
+
+    def _spans(self, n):
+        """How many slots a message of n bytes takes."""
+        return max(1, -(-n // self.slot_size))
+
+    def _room(self, pos):
+        return self._payloads + (pos & self._mask) * self.slot_size if self._direct else super()._room(pos)
 
     def _again(self, e, pos, w):
         """Put a message back for another receiver, or drop it."""
@@ -588,6 +643,9 @@ class Ring(_Party):
         at = self._room(pos)
         if n <= self.slot_size:
             return bytes(self._bytes[at : at + n])
+        if self._direct:  # the slots are one piece, up to the end of the ring
+            k = min(n, self._payloads + self.slots * self.slot_size - at)
+            return b"".join((self._bytes[at : at + k], self._bytes[self._payloads : self._payloads + n - k]))
         parts = []
         while n > 0:
             k, at = min(n, self.slot_size), self._room(pos)
@@ -604,6 +662,11 @@ class Ring(_Party):
             self._bytes[at : at + n] = message
             return
         message = memoryview(message)
+        if self._direct:
+            k = min(n, self._payloads + self.slots * self.slot_size - self._room(pos))
+            self._bytes[self._room(pos) : self._room(pos) + k] = message[:k]
+            self._bytes[self._payloads : self._payloads + n - k] = message[k:]
+            return
         while done < n:
             k, at = min(n - done, self.slot_size), self._room(pos)
             self._bytes[at : at + k] = message[done : done + k]
@@ -866,7 +929,7 @@ class Sender(_Part):
             raise RuntimeError("a message is reserved; commit or abort it before")
         if not 0 <= n <= self._ring.max_message:
             raise ValueError("a message of %d bytes; the longest has %d" % (n, self._ring.max_message))
-        return max(1, -(-n // self._ring.slot_size))
+        return self._ring._spans(n)
 
     def _send(self, message, until, wake=True):
         span = self._check(len(message))
@@ -895,6 +958,8 @@ class Sender(_Part):
         """
         ring = self._ring
         read, hint = ring._read, None
+        if ring._direct:
+            return self._vacant(span)
         if not ring._one_sender:
             hint = read(_TAIL)
             if _signed(hint - self._pos) > 0:
@@ -931,6 +996,20 @@ class Sender(_Part):
                     raise _garbage("the tail", h)
                 hint, steps = h, 0
 
+    def _vacant(self, span):
+        """True if a direct ring has so many free slots: what is before the head is free."""
+        ring = self._ring
+        head = ring._read(_HEAD)
+        used = self._pos - head & _M64
+        if used > ring.slots:
+            raise _garbage("the head", head)
+        if used + span > ring.slots:
+            return None
+        at = self._entry + _HIGH
+        if ring._q[at] < used + span:
+            ring._q[at] = used + span
+        return True
+
     def _following(self, pos, span):
         """1 if the slots behind pos are free, 0 if somebody was faster, -1 if they are in use."""
         ring = self._ring
@@ -949,6 +1028,15 @@ class Sender(_Part):
     def _publish(self, n, span, wake=True):
         """Make the claimed message visible: length first, word last."""
         ring = self._ring
+        if ring._direct:
+            span = ring._spans(n)  # the others were never taken
+            ring._q[ring._slot(self._pos)] = n
+            ring._store(_TAIL, self._pos + span)
+            self._pos += span
+            self._add(_SENT)
+            if wake and ring._read(_FILLED) & _SLEEPING:
+                _wake_all(ring._filled)
+            return
         ring._q[ring._slot(self._pos) + 1] = n
         old = ring._lap(self._pos) if ring._one_sender else self._own(span, _WRITING)
         if not ring._swap(self._pos, old, self._own(span, _FULL)):
@@ -969,6 +1057,8 @@ class Sender(_Part):
 
     def _hint(self):
         ring = self._ring
+        if ring._direct:
+            return
         self._shown = self._pos
         ring._advance(_TAIL, self._pos)
         n, at = _signed(self._pos - ring._q[_HEAD]), self._entry + _HIGH
@@ -998,6 +1088,7 @@ class Receiver(_Part):
         self._taken = None  # position, word, span and length
         super().__init__(ring, _RECEIVER, lambda: ring._q[_HEAD])
         self._epoch, self._stale = None, 0  # there may be something behind the head
+        self._had = ring._q[_HAD]  # changes only when there is no receiver
         self._leased = False
 
     def receive(self, timeout=None):
@@ -1060,6 +1151,8 @@ class Receiver(_Part):
         ring, pos, epoch = self._ring, self._pos, self._epoch
 
         def nothing():
+            if ring._direct:
+                return ring._read(_TAIL) == pos & _M64
             w = ring._read(ring._slot(pos))
             ahead = ring._ahead(w, pos)
             empty = ahead < 0 or ahead == 0 and w & 7 in (_FREE, _WRITING)
@@ -1096,6 +1189,8 @@ class Receiver(_Part):
         """
         ring = self._ring
         read, hint = ring._read, None
+        if ring._direct:
+            return self._next()
         if not ring._one_receiver:
             epoch = read(_EPOCH)
             if epoch != self._epoch and self._take_stale(epoch):
@@ -1138,6 +1233,25 @@ class Receiver(_Part):
                     raise _garbage("the head", h)
                 hint, steps = h, 0
 
+    def _next(self):
+        """Take the message at the head of a direct ring: True, or None."""
+        ring, pos = self._ring, self._pos
+        tail = ring._read(_TAIL)
+        there = tail - pos & _M64
+        if there > ring.slots:
+            raise _garbage("the tail", tail)
+        if there == 0:
+            return None
+        n = ring._q[ring._slot(pos)]
+        span = ring._spans(n)
+        if n > ring.max_message or span > there:
+            raise _garbage("the length of a message", n)
+        # If we die from here on, the next one is to know how far we were.
+        ring._q[self._entry + _SEEN] = pos + span & _M64
+        self._taken = pos, 0, span, n
+        self.redelivered = _signed(self._had - pos) > 0
+        return True
+
     def _claim(self, pos, w, span):
         ring = self._ring
         at = ring._slot(pos)
@@ -1174,7 +1288,10 @@ class Receiver(_Part):
         """Give the slots of what was taken back to the senders."""
         ring = self._ring
         pos, own, span, _ = self._taken
-        ring._free(pos, own, span)
+        if ring._direct:
+            ring._store(_HEAD, pos + span)
+        else:
+            ring._free(pos, own, span)
         self._taken = None
         self._add(_RECEIVED)
         if ring._one_receiver:
@@ -1185,8 +1302,9 @@ class Receiver(_Part):
             _wake_all(ring._freed)
 
     def _hint(self):
-        self._shown = self._pos
-        self._ring._advance(_HEAD, self._pos)
+        if not self._ring._direct:
+            self._shown = self._pos
+            self._ring._advance(_HEAD, self._pos)
 
     def _leave(self):
         ring = self._ring
