@@ -3,7 +3,6 @@ package ring
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"math/bits"
 
 	"github.com/sharedmem/shm"
@@ -189,23 +188,15 @@ func (g *geometry) differs(want *Options) error {
 		return err
 	}
 	have, asked := g.options(), w.options()
-	for _, d := range []struct {
-		name       string
-		have, want any
-	}{
-		{"SlotSize", have.SlotSize, asked.SlotSize},
-		{"Slots", have.Slots, asked.Slots},
-		{"MaxMessage", have.MaxMessage, asked.MaxMessage},
-		{"Senders", have.Senders, asked.Senders},
-		{"Receivers", have.Receivers, asked.Receivers},
-		{"AfterDeath", have.AfterDeath, asked.AfterDeath},
-		{"Participants", have.Participants, asked.Participants},
-	} {
-		if d.have != d.want {
-			return fmt.Errorf("%w: %s is %v, not %v", ErrOptions, d.name, d.have, d.want)
-		}
-	}
-	return nil
+	return party.Differ(
+		party.Option{Name: "SlotSize", Have: have.SlotSize, Want: asked.SlotSize},
+		party.Option{Name: "Slots", Have: have.Slots, Want: asked.Slots},
+		party.Option{Name: "MaxMessage", Have: have.MaxMessage, Want: asked.MaxMessage},
+		party.Option{Name: "Senders", Have: have.Senders, Want: asked.Senders},
+		party.Option{Name: "Receivers", Have: have.Receivers, Want: asked.Receivers},
+		party.Option{Name: "AfterDeath", Have: have.AfterDeath, Want: asked.AfterDeath},
+		party.Option{Name: "Participants", Have: have.Participants, Want: asked.Participants},
+	)
 }
 
 // Queue is a ring that this process has open. Its methods may be called by
@@ -222,33 +213,20 @@ type Queue struct {
 // Errors: those of shm.Create, fs.ErrExist among them (a ring that is there is never
 // touched); shm.ErrSize; errors.ErrUnsupported.
 func Create(name string, opts *Options) (*Queue, error) {
-	const op = "create ring"
-	fail := func(err error) (*Queue, error) { return nil, &shm.Error{Op: op, Name: name, Err: err} }
 	var o Options
 	if opts != nil {
 		o = *opts
 	}
 	g, err := o.geometry()
 	if err != nil {
-		return fail(err)
+		return nil, &shm.Error{Op: "create ring", Name: name, Err: err}
 	}
-	var fenced bool
-	if g.place, fenced, err = party.Prepare(o.Block.Dir); err != nil {
-		return fail(err)
-	}
-	if fenced {
-		g.flags |= flagFenced
-	}
-	b, err := shm.CreateWith(name, int(g.size()), &o.Block, func(b *shm.Block) error { return format(b.Bytes(), g) })
-	if err != nil {
-		return nil, err
-	}
-	q, err := attach(op, b, o.Waiting, nil)
-	if err != nil {
-		_, _ = b.Unlink(), b.Close()
-		return nil, err
-	}
-	return q, nil
+	return party.Create("ring", name, int(g.size()), &o.Block, func(mem []byte, place uint64, fenced bool) error {
+		if g.place = place; fenced {
+			g.flags |= flagFenced
+		}
+		return format(mem, g)
+	}, func(b *shm.Block) (*Queue, error) { return attach(b, o.Waiting, nil) })
 }
 
 // OpenOrCreate opens the ring if it exists, and creates it otherwise, whoever else
@@ -260,18 +238,9 @@ func OpenOrCreate(name string, opts *Options) (*Queue, error) {
 	if opts != nil {
 		o = *opts
 	}
-	if name == "" {
-		return Create(name, &o)
-	}
-	for {
-		q, err := Open(name, &OpenOptions{Options: &o, Waiting: o.Waiting, Block: shm.OpenOptions{Dir: o.Block.Dir, Prefault: o.Block.Prefault}})
-		if !errors.Is(err, fs.ErrNotExist) {
-			return q, err
-		}
-		if q, err = Create(name, &o); !errors.Is(err, fs.ErrExist) {
-			return q, err
-		}
-	}
+	open := &OpenOptions{Options: &o, Waiting: o.Waiting, Block: shm.OpenOptions{Dir: o.Block.Dir, Prefault: o.Block.Prefault}}
+	return party.OpenOrCreate(name,
+		func() (*Queue, error) { return Open(name, open) }, func() (*Queue, error) { return Create(name, &o) })
 }
 
 // Open opens a ring that exists.
@@ -283,36 +252,22 @@ func Open(name string, opts *OpenOptions) (*Queue, error) {
 	if opts != nil {
 		o = *opts
 	}
-	const op = "open ring"
-	b, err := shm.Open(name, &o.Block)
-	if err != nil {
-		return nil, err
-	}
-	q, err := attach(op, b, o.Waiting, o.Options)
-	if err != nil {
-		_ = b.Close()
-		return nil, err
-	}
-	return q, nil
+	return party.Open("ring", name, &o.Block, func(b *shm.Block) (*Queue, error) { return attach(b, o.Waiting, o.Options) })
 }
 
-func attach(op string, b *shm.Block, w Waiting, want *Options) (*Queue, error) {
-	fail := func(err error) (*Queue, error) { return nil, &shm.Error{Op: op, Name: b.Name(), Err: err} }
-	if err := party.Usable(b); err != nil {
-		return fail(err)
-	}
+func attach(b *shm.Block, w Waiting, want *Options) (*Queue, error) {
 	c, g, err := newCore(b.Bytes())
 	if err != nil {
-		return fail(err)
+		return nil, err
 	}
 	if want != nil {
 		if err := g.differs(want); err != nil {
-			return fail(err)
+			return nil, err
 		}
 	}
 	q := &Queue{core: c, options: g.options(), block: b}
 	if err := q.party.Enter(b, q.structure(), g.place, party.Waiting(w)); err != nil {
-		return fail(err)
+		return nil, err
 	}
 	return q, nil
 }

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"math/bits"
 
 	"github.com/sharedmem/shm"
@@ -160,21 +159,13 @@ func (g *geometry) differs(want *Options) error {
 		return err
 	}
 	have, asked := g.options(), w.options()
-	for _, d := range []struct {
-		name       string
-		have, want any
-	}{
-		{"SlotSize", have.SlotSize, asked.SlotSize},
-		{"Slots", have.Slots, asked.Slots},
-		{"Policy", have.Policy, asked.Policy},
-		{"ManyPublishers", have.ManyPublishers, asked.ManyPublishers},
-		{"Participants", have.Participants, asked.Participants},
-	} {
-		if d.have != d.want {
-			return fmt.Errorf("%w: %s is %v, not %v", ErrOptions, d.name, d.have, d.want)
-		}
-	}
-	return nil
+	return party.Differ(
+		party.Option{Name: "SlotSize", Have: have.SlotSize, Want: asked.SlotSize},
+		party.Option{Name: "Slots", Have: have.Slots, Want: asked.Slots},
+		party.Option{Name: "Policy", Have: have.Policy, Want: asked.Policy},
+		party.Option{Name: "ManyPublishers", Have: have.ManyPublishers, Want: asked.ManyPublishers},
+		party.Option{Name: "Participants", Have: have.Participants, Want: asked.Participants},
+	)
 }
 
 // Topic is a topic that this process has open. Its methods may be called by
@@ -191,33 +182,20 @@ type Topic struct {
 // Errors: those of shm.Create, fs.ErrExist among them (a topic that is there is
 // never touched); shm.ErrSize; errors.ErrUnsupported.
 func Create(name string, opts *Options) (*Topic, error) {
-	const op = "create topic"
-	fail := func(err error) (*Topic, error) { return nil, &shm.Error{Op: op, Name: name, Err: err} }
 	var o Options
 	if opts != nil {
 		o = *opts
 	}
 	g, err := o.geometry()
 	if err != nil {
-		return fail(err)
+		return nil, &shm.Error{Op: "create topic", Name: name, Err: err}
 	}
-	var fenced bool
-	if g.place, fenced, err = party.Prepare(o.Block.Dir); err != nil {
-		return fail(err)
-	}
-	if fenced {
-		g.flags |= flagFenced
-	}
-	b, err := shm.CreateWith(name, int(g.size()), &o.Block, func(b *shm.Block) error { return format(b.Bytes(), g) })
-	if err != nil {
-		return nil, err
-	}
-	t, err := attach(op, b, o.Waiting, nil)
-	if err != nil {
-		_, _ = b.Unlink(), b.Close()
-		return nil, err
-	}
-	return t, nil
+	return party.Create("topic", name, int(g.size()), &o.Block, func(mem []byte, place uint64, fenced bool) error {
+		if g.place = place; fenced {
+			g.flags |= flagFenced
+		}
+		return format(mem, g)
+	}, func(b *shm.Block) (*Topic, error) { return attach(b, o.Waiting, nil) })
 }
 
 // OpenOrCreate opens the topic if it exists, and creates it otherwise, whoever else
@@ -229,18 +207,9 @@ func OpenOrCreate(name string, opts *Options) (*Topic, error) {
 	if opts != nil {
 		o = *opts
 	}
-	if name == "" {
-		return Create(name, &o)
-	}
-	for {
-		t, err := Open(name, &OpenOptions{Options: &o, Waiting: o.Waiting, Block: shm.OpenOptions{Dir: o.Block.Dir, Prefault: o.Block.Prefault}})
-		if !errors.Is(err, fs.ErrNotExist) {
-			return t, err
-		}
-		if t, err = Create(name, &o); !errors.Is(err, fs.ErrExist) {
-			return t, err
-		}
-	}
+	open := &OpenOptions{Options: &o, Waiting: o.Waiting, Block: shm.OpenOptions{Dir: o.Block.Dir, Prefault: o.Block.Prefault}}
+	return party.OpenOrCreate(name,
+		func() (*Topic, error) { return Open(name, open) }, func() (*Topic, error) { return Create(name, &o) })
 }
 
 // Open opens a topic that exists.
@@ -252,36 +221,22 @@ func Open(name string, opts *OpenOptions) (*Topic, error) {
 	if opts != nil {
 		o = *opts
 	}
-	const op = "open topic"
-	b, err := shm.Open(name, &o.Block)
-	if err != nil {
-		return nil, err
-	}
-	t, err := attach(op, b, o.Waiting, o.Options)
-	if err != nil {
-		_ = b.Close()
-		return nil, err
-	}
-	return t, nil
+	return party.Open("topic", name, &o.Block, func(b *shm.Block) (*Topic, error) { return attach(b, o.Waiting, o.Options) })
 }
 
-func attach(op string, b *shm.Block, w Waiting, want *Options) (*Topic, error) {
-	fail := func(err error) (*Topic, error) { return nil, &shm.Error{Op: op, Name: b.Name(), Err: err} }
-	if err := party.Usable(b); err != nil {
-		return fail(err)
-	}
+func attach(b *shm.Block, w Waiting, want *Options) (*Topic, error) {
 	c, g, err := newCore(b.Bytes())
 	if err != nil {
-		return fail(err)
+		return nil, err
 	}
 	if want != nil {
 		if err := g.differs(want); err != nil {
-			return fail(err)
+			return nil, err
 		}
 	}
 	t := &Topic{core: c, options: g.options(), block: b}
 	if err := t.party.Enter(b, t.structure(), g.place, party.Waiting(w)); err != nil {
-		return fail(err)
+		return nil, err
 	}
 	return t, nil
 }

@@ -181,11 +181,11 @@ func (p *Party) Here(s Structure, me uint64, bell *atomic.Uint32, alive func(uin
 	}
 }
 
-// Prepare says whether there can be a party in dir, and where: the place to be
+// prepare says whether there can be a party in dir, and where: the place to be
 // noted in the header, and whether Fenced is.
 //
 // Errors: errors.ErrUnsupported; those of naming the directory.
-func Prepare(dir string) (place uint64, fenced bool, err error) {
+func prepare(dir string) (place uint64, fenced bool, err error) {
 	if err := wait.Supported(); err != nil {
 		return 0, false, err
 	}
@@ -202,10 +202,10 @@ func placeOf(dir string) (uint64, error) {
 	return p[0]*0x9e3779b97f4a7c15 ^ p[1] | 1<<63, nil
 }
 
-// Usable says whether this process can take part in what lies in b at all.
+// usable says whether this process can take part in what lies in b at all.
 //
 // Errors: fs.ErrPermission if b is read-only; errors.ErrUnsupported.
-func Usable(b *shm.Block) error {
+func usable(b *shm.Block) error {
 	if b.ReadOnly() {
 		return fmt.Errorf("opened read-only: %w", fs.ErrPermission)
 	}
