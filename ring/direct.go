@@ -1,8 +1,10 @@
 package ring
 
 import (
+	"context"
 	"fmt"
 	"io"
+	"math"
 
 	"github.com/sharedmem/shm/internal/crash"
 	"github.com/sharedmem/shm/internal/party"
@@ -23,11 +25,9 @@ import (
 // have had in its hands: that is given back, or dropped, by recovery.
 
 const (
-	// group is how many messages of a batch are shown, or given back, at once, and for
-	// how many slots lines are fetched at once.
-	group = 32
+	group = 32 // messages of a batch that are shown, or given back, at once
 
-	pauseLeast, pauseMost = 32, 200 // steps of an empty loop
+	pauseLeast, pauseMost = 32, 400 // steps of an empty loop
 )
 
 // Who comes to the end of what it has seen of the other looks again. Right behind the other
@@ -45,14 +45,14 @@ func (p *part) look(position *step.Uint64) uint64 {
 // found takes note of how much a look has found.
 func (p *part) found(n uint64) {
 	switch {
-	case n <= 1:
-		p.pause = pauseLeast
+	case n == 0:
+	case n == 1:
+		p.pause = max(p.pause/2, pauseLeast)
 	case n < group/2:
 		p.pause = min(2*p.pause, pauseMost)
 	case n > group:
 		p.pause -= p.pause / 4
 	}
-	p.fetched = p.pos
 }
 
 // vacant says whether k slots are free.
@@ -82,40 +82,14 @@ func (s *Sender) fill(n uint64) {
 	}
 }
 
-// upcoming returns the memory of the slots from the position on that will be used next, some of
-// a kind: to touch one byte in each line of it has them all fetched at once, where
-// message after message would wait for its own. Nil where slots are so large that to copy
-// one does the same.
-func (p *part) upcoming() []byte {
-	if p.room > line {
-		p.fetched = p.until
-		return nil
-	}
-	at := int(p.pos & p.mask)
-	n := min(int(p.until-p.pos), group, int(p.mask)+1-at)
-	p.fetched = p.pos + uint64(n)
-	return p.bytes[at*p.room : (at+n)*p.room]
-}
-
-func (s *Sender) fetch() {
-	for p := s.upcoming(); len(p) > 0; p = p[min(line, len(p)):] {
-		p[0] = 0 // in a free slot, where nobody reads
-	}
-}
-
-func (r *Receiver) fetch() {
-	x := 0
-	for p := r.upcoming(); len(p) > 0; p = p[min(line, len(p)):] {
-		x += int(p[0])
-	}
-	r.spun = x
-}
-
-// move copies a message. Those of lines are copied without a call: each store counts, as
-// those to lines that are still on their way wait in a queue that is short.
+// move copies a message, in the sizes that the compiler copies without a call. Each store counts:
+// those to lines that are still on their way wait in a queue that is short, and a call has some of its own.
 func move(to, from []byte) {
 	for len(from) >= line && len(to) >= line {
-		*(*[line]byte)(to) = *(*[line]byte)(from)
+		*(*[16]byte)(to[0:16]) = *(*[16]byte)(from[0:16])
+		*(*[16]byte)(to[16:32]) = *(*[16]byte)(from[16:32])
+		*(*[16]byte)(to[32:48]) = *(*[16]byte)(from[32:48])
+		*(*[16]byte)(to[48:64]) = *(*[16]byte)(from[48:64])
 		to, from = to[line:], from[line:]
 	}
 	if len(from) > 0 {
@@ -123,27 +97,34 @@ func move(to, from []byte) {
 	}
 }
 
-// put sends a message that takes one slot, if one is free.
-func (s *Sender) put(p []byte) bool {
+// put is Send, quick if it is as it nearly always is: one slot, which is free, and no barrier.
+func (s *Sender) put(p []byte) error {
+	in := party.Outside
+	if s.lean {
+		in = s.seat.Begin()
+	}
 	c := s.core
-	if len(p) > c.short || s.claimed != 0 {
-		return false
-	}
-	if s.pos == s.until {
-		if ok, _ := s.vacant(1); !ok {
-			return false
+	if in != party.Inside || s.pos == s.until || len(p) > c.short || s.claimed != 0 {
+		if in != party.Outside {
+			s.seat.Exit()
 		}
-	}
-	if s.pos == s.fetched {
-		s.fetch()
+		return s.send(context.Background(), p)
 	}
 	at := int(s.pos & c.mask)
 	move(c.bytes[at*c.room:], p)
 	c.setLength(at, len(p))
 	crash.Point("ring:written")
+	s.q.party.Shadow.Giving()
 	s.pos++
-	s.show(1, false)
-	return true
+	h := c.hdr
+	step.StoreRelease(&h.tail, s.pos)
+	crash.Point("ring:committed")
+	step.StoreRelease(&s.e.sent, s.e.sent.Load()+1)
+	if h.filled.Load()&party.Sleeping != 0 {
+		s.q.party.Wake(&h.filled)
+	}
+	s.seat.Exit()
+	return nil
 }
 
 // setLength stores the length of the message at slot at. It is often what it was a lap ago;
@@ -171,9 +152,6 @@ func (s *Sender) putAll(ps [][]byte) (n int) {
 				break
 			}
 		}
-		if s.pos == s.fetched {
-			s.fetch()
-		}
 		at := int(s.pos & c.mask)
 		run := s.run(len(ps) - n)
 		k := c.moveIn(at, ps[n:n+run])
@@ -191,15 +169,13 @@ func (s *Sender) putAll(ps [][]byte) (n int) {
 
 // moveIn copies messages into slots from at on, up to one that is too long.
 func (c *core) moveIn(at int, ps [][]byte) int {
-	to, lengths, room, short := c.bytes[at*c.room:(at+len(ps))*c.room], c.words[at:at+len(ps)], c.room, c.short
+	to, room, short := c.bytes[at*c.room:(at+len(ps))*c.room], c.room, c.short
 	for i, p := range ps {
 		if len(p) > short {
 			return i
 		}
 		move(to[i*room:], p)
-		if l := &lengths[i]; l.Load() != uint64(len(p)) {
-			step.StoreRelease(l, uint64(len(p)))
-		}
+		c.setLength(at+i, len(p))
 	}
 	return len(ps)
 }
@@ -257,24 +233,39 @@ func (r *Receiver) there() (bool, error) {
 	return r.pos != r.until, nil
 }
 
-// get receives a message that takes one slot, if one is there.
-func (r *Receiver) get(buf []byte) (int, bool) {
+// get is Receive, quick if it is as it nearly always is.
+func (r *Receiver) get(buf []byte) (int, error) {
+	in, n, at := party.Outside, uint64(math.MaxUint64), 0
+	if r.lean {
+		in = r.seat.Begin()
+	}
 	c := r.core
-	if ok, _ := r.there(); !ok || int64(r.had-r.pos) > 0 {
-		return 0, false
+	if in == party.Inside && r.pos != r.until && int64(r.had-r.pos) <= 0 {
+		at = int(r.pos & c.mask)
+		n = c.words[at].Load()
 	}
-	if r.pos == r.fetched {
-		r.fetch()
-	}
-	at := int(r.pos & c.mask)
-	n := c.words[at].Load()
 	if n > uint64(min(len(buf), c.short)) {
-		return 0, false
+		if in != party.Outside {
+			r.seat.Exit()
+		}
+		return r.receive(context.Background(), buf)
 	}
-	r.see(1)
+	r.again = false
+	step.StoreRelease(&r.e.seen, r.pos+1)
+	crash.Point("ring:taken")
+	r.q.party.Shadow.Taken()
 	move(buf, c.bytes[at*c.room:][:n])
-	r.release(1, false)
-	return int(n), true
+	crash.Point("ring:copied")
+	r.pos++
+	h := c.hdr
+	step.StoreRelease(&h.head, r.pos)
+	crash.Point("ring:freed")
+	step.StoreRelease(&r.e.received, r.e.received.Load()+1)
+	if h.freed.Load()&party.Sleeping != 0 {
+		r.q.party.Wake(&h.freed)
+	}
+	r.seat.Exit()
+	return int(n), nil
 }
 
 // getAll receives a batch of messages that take one slot each, as far as they are there, and
@@ -285,9 +276,6 @@ func (r *Receiver) getAll(bufs [][]byte) (n int) {
 		if ok, _ := r.there(); !ok || int64(r.had-r.pos) > 0 {
 			break
 		}
-		if r.pos == r.fetched {
-			r.fetch()
-		}
 		run := r.run(len(bufs) - n)
 		r.see(uint64(run))
 		k := c.moveOut(int(r.pos&c.mask), bufs[n:n+run])
@@ -296,6 +284,7 @@ func (r *Receiver) getAll(bufs [][]byte) (n int) {
 			r.release(uint64(k), true)
 		}
 		if k < run {
+			step.StoreRelease(&r.e.seen, r.pos)
 			break
 		}
 	}

@@ -29,8 +29,9 @@ type model struct {
 	parts []*would
 	clock int
 	tale  map[byte]*story
-	lost  int // messages that dead receivers had in their hands
-	gone  int // messages of calls that copy in which somebody died, perhaps after it gave the slot back
+	lost  int  // messages that dead receivers had in their hands
+	calm  bool // nobody is told to give up: the calls without a context will do
+	gone  int  // messages of calls that copy in which somebody died, perhaps after it gave the slot back
 }
 
 // story is what became of a message.
@@ -137,7 +138,7 @@ func (m *model) scenario(s scenario) explore.Scenario {
 		if err := format(mem, g); err != nil {
 			panic(err)
 		}
-		m.mem, m.g = mem, g
+		m.mem, m.g, m.calm = mem, g, s.cancels == 0
 		m.parts, m.clock, m.tale, m.lost, m.gone = nil, 0, map[byte]*story{}, 0, 0
 		for i, crews := range [][][]act{s.senders, s.receivers} {
 			for _, crew := range crews {
@@ -241,7 +242,12 @@ func (w *would) close() {
 func sends(n, size int) act {
 	return func(w *would) {
 		for range n {
-			if !w.send(func(id byte) error { return w.s.SendContext(w.Context, message(id, size)) }) {
+			if !w.send(func(id byte) error {
+				if w.m.calm {
+					return w.s.Send(message(id, size))
+				}
+				return w.s.SendContext(w.Context, message(id, size))
+			}) {
 				break
 			}
 		}
@@ -249,7 +255,23 @@ func sends(n, size int) act {
 	}
 }
 
-// writes does the same in place, in two halves, and gives one back in between.
+// insists sends two messages, waits for both to have come, and closes.
+func insists(w *would) {
+	for range 2 {
+		w.send(func(id byte) error { return w.s.Send(message(id, 8)) })
+	}
+	w.m.Until(func() bool {
+		for _, s := range w.m.tale {
+			if s.came == 0 {
+				return false
+			}
+		}
+		return true
+	})
+	w.close()
+}
+
+// writes sends n messages as sends does, in place, in two halves, and gives one back in between.
 func writes(n, size int) act {
 	return func(w *would) {
 		for i := range n {
@@ -366,7 +388,11 @@ func copies(w *would) {
 		since, n, err := w.m.now(), 1, error(nil)
 		if w.copying = 1 + i%2; w.copying == 1 {
 			var size int
-			size, err = w.r.ReceiveContext(w.Context, bufs[0])
+			if w.m.calm {
+				size, err = w.r.Receive(bufs[0])
+			} else {
+				size, err = w.r.ReceiveContext(w.Context, bufs[0])
+			}
 			bufs[0] = bufs[0][:size]
 		} else {
 			n, err = w.r.ReceiveBatchContext(w.Context, bufs)
@@ -382,6 +408,22 @@ func copies(w *would) {
 		w.hand, w.copying = 0, 0
 	}
 	w.hand, w.copying = 0, 0
+	w.close()
+}
+
+// receives receives all, one by one.
+func receives(w *would) {
+	for {
+		p, since := make([]byte, 64), w.m.now()
+		n, err := w.r.Receive(p)
+		if err != nil {
+			w.over(err)
+			w.m.complete(err)
+			break
+		}
+		w.came(p[:n], since)
+		w.hand = 0
+	}
 	w.close()
 }
 
@@ -586,6 +628,8 @@ var scenarios = func() (list []scenario) {
 		add("1-1, long batch", sized(one1, 4, 24), []crew{{batch(3, 20)}}, []crew{{copies}}, 1, 0)
 		add("1-1, a death, one gives up", sized(one1, 2, 8), one, all, 1, 1)
 		add("1-1, copies", sized(one1, 2, 8), one, []crew{{copies}}, 0, 1)
+		add("1-1, one by one", sized(one1, 2, 8), []crew{{sends(4, 8)}}, []crew{{receives}}, 0, 0)
+		add("1-1, insists", sized(one1, 2, 8), []crew{{insists}}, []crew{{receives}}, 0, 0)
 		add("n-1, copies", sized(many1, 2, 8), two, []crew{{copies}}, 0, 0)
 		add("n-n, try", sized(manyN, 2, 8), one, []crew{{tries}, {takes(-1)}}, 1, 0)
 		add("1-1, in place", sized(one1, 2, 8), []crew{{writes(2, 8)}}, all, 1, 0)

@@ -286,7 +286,7 @@ func (r *Receiver) attempt(most int) (ok bool, err error) {
 // again after either); io.ErrShortBuffer, and the message stays; os.ErrClosed;
 // shm.ErrFormat if the ring is damaged.
 func (r *Receiver) Receive(buf []byte) (int, error) {
-	return r.receive(context.Background(), buf)
+	return r.get(buf)
 }
 
 // ReceiveContext is Receive until ctx is done; then the error is its.
@@ -319,12 +319,9 @@ func (r *Receiver) receive(ctx context.Context, buf []byte) (n int, err error) {
 // what it nearly always is: a message in one slot, for the first time, and not too long.
 func (r *Receiver) quick(buf []byte, quiet bool) (n int, ok bool) {
 	c := r.core
-	if c.direct {
-		return r.get(buf)
-	}
 	at := c.slot(r.pos)
 	w := c.words[at].Load()
-	if !c.oneReceiver || w&^partMask != c.lap(r.pos)|1<<spanShift|stateFull {
+	if c.direct || !c.oneReceiver || w&^partMask != c.lap(r.pos)|1<<spanShift|stateFull {
 		return 0, false
 	}
 	size := c.words[at+1].Load()
@@ -338,6 +335,23 @@ func (r *Receiver) quick(buf []byte, quiet bool) (n int, ok bool) {
 	copy(buf, c.bytes[at*8+slotHeader:][:size])
 	r.finish(quiet)
 	return int(size), true
+}
+
+// quickly receives, of a batch, what can be received so, and returns how many.
+func (r *Receiver) quickly(bufs [][]byte) (n int) {
+	if r.direct {
+		return r.getAll(bufs)
+	}
+	for n < len(bufs) {
+		b := bufs[n]
+		k, ok := r.quick(b[:cap(b)], true)
+		if !ok {
+			break
+		}
+		bufs[n] = b[:k]
+		n++
+	}
+	return n
 }
 
 // fail wraps an error; io.EOF is what its callers compare with.
@@ -367,6 +381,9 @@ func (r *Receiver) TryReceive(buf []byte) (n int, ok bool, err error) {
 // len(bufs). Each of the first n elements of bufs becomes one message: its array
 // is used if it is large enough. Senders are woken once, not for each.
 //
+// If the process dies in the call, what it was copying comes again, or is dropped: one
+// message, or in a ring for one sender and one receiver up to 32.
+//
 // Errors: as Receive, for the first message.
 func (r *Receiver) ReceiveBatch(bufs [][]byte) (n int, err error) {
 	return r.ReceiveBatchContext(context.Background(), bufs)
@@ -381,18 +398,9 @@ func (r *Receiver) ReceiveBatchContext(ctx context.Context, bufs [][]byte) (n in
 		return 0, r.fail(err)
 	}
 	again := false
-	for n < len(bufs) {
-		if r.direct {
-			if n += r.getAll(bufs[n:]); n == len(bufs) {
-				break
-			}
-		}
-		b := bufs[n]
-		if r.direct {
-		} else if k, ok := r.quick(b[:cap(b)], true); ok {
-			bufs[n] = b[:k]
-			n++
-			continue
+	for {
+		if n += r.quickly(bufs[n:]); n == len(bufs) {
+			break
 		}
 		if n == 0 {
 			if err = r.await(ctx, math.MaxInt); err != nil {
@@ -401,10 +409,10 @@ func (r *Receiver) ReceiveBatchContext(ctx context.Context, bufs [][]byte) (n in
 		} else if ok, _ := r.take(math.MaxInt); !ok { // a failure comes again
 			break
 		}
-		if cap(b) < r.n {
-			b = make([]byte, r.n)
+		if cap(bufs[n]) < r.n {
+			bufs[n] = make([]byte, r.n)
 		}
-		bufs[n] = b[:r.n]
+		bufs[n] = bufs[n][:r.n]
 		r.read(bufs[n])
 		again = again || r.again
 		r.finish(true)
@@ -419,7 +427,7 @@ func (r *Receiver) ReceiveBatchContext(ctx context.Context, bufs [][]byte) (n in
 }
 
 // Lease waits for a message and calls fn with it, in place and without a copy (a
-// message over several slots is copied). p is valid until fn returns, and must not
+// message over several slots is copied, but see [Sender.Reserve]). p is valid until fn returns, and must not
 // be written to. The message is then done with, whatever fn returns, and Lease returns
 // that. If the process dies in fn, it was not.
 //

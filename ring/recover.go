@@ -18,12 +18,13 @@ func (q *Queue) join(op string, r party.Role) (*part, error) {
 		if r == receiver {
 			p.pos = q.hdr.head.Load()
 		}
-		p.until, p.fetched = p.pos, p.pos
+		p.until = p.pos
 		p.e.seen.Store(p.pos)
 	})
 	if err != nil {
 		return nil, q.party.Fail(op, err)
 	}
+	p.lean = p.direct && q.party.Quiet
 	return p, nil
 }
 

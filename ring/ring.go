@@ -360,8 +360,8 @@ type part struct {
 	pos  uint64 // the next position to look at
 
 	// Of a direct ring:
-	until   uint64 // up to where slots are free, or messages there, as far as was seen
-	fetched uint64 // up to where their lines were fetched
-	pause   int    // before the next look at the other's position
-	spun    int    // where the pause stores
+	until uint64 // up to where slots are free, or messages there, as far as was seen
+	lean  bool   // no store needs to be a barrier
+	pause int    // before the next look at the other's position
+	spun  int    // where the pause stores
 }

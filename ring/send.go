@@ -260,7 +260,7 @@ func (s *Sender) check(n int) error {
 // Errors: ErrPeerGone if the ring is full and the last receiver died,
 // io.ErrClosedPipe if it is full and the last receiver closed; shm.ErrSize;
 // os.ErrClosed; shm.ErrFormat if the ring is damaged.
-func (s *Sender) Send(p []byte) error { return s.send(context.Background(), p) }
+func (s *Sender) Send(p []byte) error { return s.put(p) }
 
 // SendContext is Send until ctx is done; then the error is its.
 func (s *Sender) SendContext(ctx context.Context, p []byte) error {
@@ -274,7 +274,7 @@ func (s *Sender) send(ctx context.Context, p []byte) error {
 	if err := s.seat.Enter(); err != nil {
 		return s.q.party.Fail("send", err)
 	}
-	if s.direct && s.put(p) || !s.direct && s.quick(p, false) {
+	if s.quick(p, false) {
 		s.seat.Exit()
 		return nil
 	}
@@ -291,10 +291,10 @@ func (s *Sender) send(ctx context.Context, p []byte) error {
 	return s.q.party.Fail("send", err)
 }
 
-// quick sends p if it takes one slot and that is free where we are.
+// quick sends p if it takes one slot and that is free where we are; in a direct ring, put does.
 func (s *Sender) quick(p []byte, quiet bool) bool {
 	c := s.core
-	if len(p) > c.room || s.claimed != 0 || len(p) > c.limit {
+	if len(p) > c.short || s.claimed != 0 || c.direct {
 		return false
 	}
 	at := c.slot(s.pos)
@@ -313,6 +313,17 @@ func (s *Sender) quick(p []byte, quiet bool) bool {
 	return true
 }
 
+// quickly sends, of a batch, what can be sent so, and returns how many.
+func (s *Sender) quickly(ps [][]byte) (n int) {
+	if s.direct {
+		return s.putAll(ps)
+	}
+	for n < len(ps) && s.quick(ps[n], true) {
+		n++
+	}
+	return n
+}
+
 // TrySend sends p if there is room now, and reports whether it did.
 //
 // Errors: as Send.
@@ -320,7 +331,7 @@ func (s *Sender) TrySend(p []byte) (bool, error) {
 	if err := s.seat.Enter(); err != nil {
 		return false, s.q.party.Fail("send", err)
 	}
-	if s.direct && s.put(p) || !s.direct && s.quick(p, false) {
+	if s.quick(p, false) {
 		s.seat.Exit()
 		return true, nil
 	}
@@ -357,29 +368,25 @@ func (s *Sender) SendBatchContext(ctx context.Context, messages [][]byte) (int, 
 	}
 	var err error
 	n := 0
-	for n < len(messages) {
-		if s.direct {
-			if n += s.putAll(messages[n:]); n == len(messages) {
-				break
-			}
+	for {
+		if n += s.quickly(messages[n:]); n == len(messages) {
+			break
 		}
 		p := messages[n]
-		if s.direct || !s.quick(p, true) {
-			if err = s.check(len(p)); err != nil {
-				break
-			}
-			k := s.need(len(p))
-			var ok bool
-			if ok, err = s.claim(k); !ok && err == nil {
-				s.flush()
-				err = s.await(ctx, k)
-			}
-			if err != nil {
-				break
-			}
-			s.write(p)
-			s.publish(len(p), k, true)
+		if err = s.check(len(p)); err != nil {
+			break
 		}
+		k := s.need(len(p))
+		var ok bool
+		if ok, err = s.claim(k); !ok && err == nil {
+			s.flush()
+			err = s.await(ctx, k)
+		}
+		if err != nil {
+			break
+		}
+		s.write(p)
+		s.publish(len(p), k, true)
 		n++
 	}
 	s.flush()
@@ -392,7 +399,8 @@ func (s *Sender) SendBatchContext(ctx context.Context, messages [][]byte) (int, 
 // while the ring is full. The room holds what lay there before.
 //
 // A message over several slots has no place in one piece: Reserve returns memory of
-// this process then, which Commit copies.
+// this process then, which Commit copies. In a ring for one sender and one receiver
+// that is so only for one that begins at the end of the ring and goes on at its beginning.
 //
 // In a ring with many senders those who receive wait for a reserved message, as it
 // has its place in the order. Should this process die, the place is void and

@@ -420,7 +420,7 @@ func killPython(t *testing.T, py shmtest.Python, what string, o topic.Options) {
 		}
 	}
 	feed()
-	p.Do(fmt.Sprintf("at = plan(shm_topic, %s)", what), "None")
+	p.Do(fmt.Sprintf("at = plan(shm_topic, %s, name)", what), "None")
 	p.Send("' '.join(map(str, at))")
 	steps := strings.Fields(p.Line())
 	every := 4 * slower

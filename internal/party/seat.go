@@ -42,22 +42,47 @@ type Seat struct {
 //
 // Errors: os.ErrClosed, ErrBusy.
 func (s *Seat) Enter() error {
+	switch s.Begin() {
+	case Inside:
+		return nil
+	case Ended:
+		s.Exit()
+		return os.ErrClosed
+	}
 	if s.busy.Load() != 0 {
 		if s.end.Load() {
 			return os.ErrClosed
 		}
 		return ErrBusy
 	}
-	if s.plain {
-		step.StoreRelease(&s.busy, 1)
-	} else {
-		s.busy.Store(1)
-	}
+	s.busy.Store(1)
 	if s.end.Load() {
 		s.Exit()
 		return os.ErrClosed
 	}
 	return nil
+}
+
+// Begun is what came of [Seat.Begin].
+type Begun uint8
+
+// What came of it.
+const (
+	Outside Begun = iota // Enter knows why, or can
+	Inside
+	Ended // inside all the same: Exit is to follow
+)
+
+// Begin is Enter as it nearly always is, and so short that the compiler has it in its callers.
+func (s *Seat) Begin() Begun {
+	if s.busy.Load() != 0 || !s.plain {
+		return Outside
+	}
+	step.StoreRelease(&s.busy, 1)
+	if s.end.Load() {
+		return Ended
+	}
+	return Inside
 }
 
 // Exit ends it. The argument is the same the other way round: Close sees that

@@ -1,7 +1,8 @@
 """What the tests of rings and topics share on the Python side; see shmtest.StartDriven.
 
 message and parse are those of the Go tests. plan and die have children of this
-process killed at the first and the last time that each line of a module is run.
+process killed before each line of a module before which a block has changed: at the
+others who dies leaves the same.
 """
 import mmap
 import os
@@ -86,15 +87,21 @@ def traced(module, line):
     sys.settrace(trace)
 
 
-def plan(module, what):
-    """At which steps to die."""
-    seen = []
-    traced(module, seen.append)
-    try:
-        what()
-    finally:
-        sys.settrace(None)
-    return sorted({seen.index(line) for line in seen} | {len(seen) - 1 - seen[::-1].index(line) for line in seen})
+def plan(module, what, name):
+    """At which steps to die; name is the block's."""
+    states = []
+    with open("/dev/shm/" + name, "rb") as block:
+        size = os.fstat(block.fileno()).st_size
+
+        def line(_):
+            states.append(zlib.crc32(os.pread(block.fileno(), size, 0)))
+
+        traced(module, line)
+        try:
+            what()
+        finally:
+            sys.settrace(None)
+    return [i for i in range(len(states)) if i == 0 or states[i] != states[i - 1]]
 
 
 def die(module, what, at):
