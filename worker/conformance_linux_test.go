@@ -120,6 +120,9 @@ func conform(t *testing.T, s suite) {
 			t.Error("it is still there after Wait")
 		}
 		<-p.Done()
+		if s := p.State(); s == nil || s.Pid() != p.PID() || !s.Exited() {
+			t.Errorf("it ended as %v", s)
+		}
 	})
 	t.Run("streams", func(t *testing.T) {
 		var out, errs bytes.Buffer

@@ -123,6 +123,8 @@ type Death struct {
 	Crash string
 	// Hint says what may be the cause and what to do.
 	Hint string
+
+	state *os.ProcessState
 }
 
 func (d *Death) Error() string {

@@ -195,17 +195,13 @@ func ExampleLimit() {
 	// Output: true
 }
 
+// A script is a file, or as here part of the program, which may embed it.
 func ExamplePython() {
-	dir, err := os.MkdirTemp("", "")
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
-	script := filepath.Join(dir, "words.py")
-	if err := os.WriteFile(script, []byte("def longest(words):\n    return max(words, key=len)\n"), 0o600); err != nil {
-		log.Fatal(err)
-	}
-	longest := worker.Python[[]string, string](script, "longest", nil)
+	const script = `
+def longest(words):
+    return max(words, key=len)
+`
+	longest := worker.Python[[]string, string]("words", "longest", &worker.PythonOptions{Source: script})
 	p, err := worker.Start(context.Background(), longest, []string{"a", "list", "of", "words"}, nil)
 	if errors.Is(err, fs.ErrNotExist) {
 		fmt.Println("words <nil>") // as there is no Python here

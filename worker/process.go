@@ -76,6 +76,22 @@ func (p *Process[Out]) Wait() (Out, error) { return p.wait() }
 // Done returns a channel that is closed when the process is gone.
 func (p *Process[Out]) Done() <-chan struct{} { return p.gone }
 
+// State returns how the process ended, with the processor time and the memory that it took, as in
+// [os/exec.Cmd]; nil before it is gone.
+func (p *Process[Out]) State() *os.ProcessState {
+	select {
+	case <-p.gone:
+	default:
+		return nil
+	}
+	p.pool.mu.Lock()
+	defer p.pool.mu.Unlock()
+	if p.pool.last == nil {
+		return nil
+	}
+	return p.pool.last.state
+}
+
 // Stop ends the function's context, and kills the process if that does not return within
 // Grace. It does not wait for that; Wait returns context.Canceled.
 func (p *Process[Out]) Stop() { p.cancel() }

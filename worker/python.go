@@ -26,6 +26,11 @@ type PythonOptions struct {
 	// Keywords calls f(**in) in place of f(in): the fields of a struct, or the
 	// items of a map, are keyword arguments.
 	Keywords bool
+
+	// Source is the text of the script, if it is no file but embedded in the program. Its name
+	// is then what tracebacks call it, and Python looks for modules only where its own
+	// are and PYTHONPATH says.
+	Source string
 }
 
 // Python returns the Function that calls a function of a Python script: a file, if its
@@ -84,7 +89,7 @@ func Python[In, Out any](script, function string, opts *PythonOptions) Function[
 	if opts != nil {
 		o = *opts
 	}
-	c := &callable[In, Out]{target: target{name: function, program: pythonProgram{script, o.Interpreter}}}
+	c := &callable[In, Out]{target: target{name: function, program: pythonProgram{script, o.Source, o.Interpreter}}}
 	if script == "" || function == "" {
 		c.err = fmt.Errorf("worker.Python needs a script and a function: %w", fs.ErrInvalid)
 	}
@@ -114,7 +119,7 @@ func encodeError(err error) error {
 }
 
 // pythonProgram is the program of all functions of a script.
-type pythonProgram struct{ script, interpreter string }
+type pythonProgram struct{ script, source, interpreter string }
 
 // pythonLink is a child that runs one.
 type pythonLink struct{ *pyproc.Child }
@@ -125,7 +130,7 @@ func (p pythonProgram) start(ctx context.Context, o *Options, h host) (link, err
 		return nil, err
 	}
 	script := p.script
-	if strings.HasSuffix(script, ".py") {
+	if strings.HasSuffix(script, ".py") && p.source == "" {
 		// The child may be started elsewhere, and what it says of a missing file is
 		// less than this.
 		if script, err = filepath.Abs(script); err == nil {
@@ -138,7 +143,7 @@ func (p pythonProgram) start(ctx context.Context, o *Options, h host) (link, err
 	l := &pythonLink{}
 	started := make(chan struct{}) // closed when l is complete
 	l.Child, err = pyproc.Start(ctx, pyproc.Config{
-		Interpreter: interpreter, Script: script,
+		Interpreter: interpreter, Script: script, Source: p.source,
 		Command: &exec.Cmd{Env: o.Env, Dir: o.Dir, Stderr: o.Stderr},
 		Start: func(cmd *exec.Cmd) error {
 			own := *o

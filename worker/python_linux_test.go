@@ -633,6 +633,30 @@ func TestPythonModule(t *testing.T) {
 	}
 }
 
+// A script that is part of the program, larger than a pipe takes.
+func TestPythonSource(t *testing.T) {
+	eachPython(t, func(t *testing.T, py string) {
+		const text = "import json\ndef f(x):\n    if x < 0:\n        raise ValueError('below')  # nothing\n    return json.dumps([__name__, x])\n"
+		source := text + strings.Repeat("# "+strings.Repeat("x", 98)+"\n", 3000)
+		dir := shmtest.TempDir(t)
+		if err := os.WriteFile(filepath.Join(dir, "json.py"), []byte("raise RuntimeError('not that one')\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		pool := newPool(t, 1, &worker.PoolOptions{Options: worker.Options{Dir: dir}})
+		f := worker.Python[int, string]("embedded", "f", &worker.PythonOptions{Interpreter: py, Source: source})
+		if got := must(t, pool, f, 1); got != `["__mp_main__", 1]` {
+			t.Error(got)
+		}
+		_, err := worker.Call(t.Context(), pool, f, -1)
+		if fail := wantFailure(t, err, "f", "below"); !strings.Contains(fail.Trace, "embedded") || !strings.Contains(fail.Trace, "# nothing") {
+			t.Error(fail.Trace)
+		}
+		bad := worker.Python[int, string]("wrong.py", "f", &worker.PythonOptions{Interpreter: py, Source: "def f(:\n"})
+		_, err = worker.Call(t.Context(), pool, bad, 1)
+		wantFailure(t, err, "f", "SyntaxError", "wrong.py")
+	})
+}
+
 // Two functions of one script share workers; thousands of jobs come back in order.
 func TestPythonMap(t *testing.T) {
 	py := onePython(t)

@@ -172,7 +172,7 @@ func (o *Options) limit(pid int) error {
 }
 
 func deathOf(s *os.ProcessState) *Death {
-	d := &Death{Code: s.ExitCode()}
+	d := &Death{Code: s.ExitCode(), state: s}
 	if w, ok := s.Sys().(syscall.WaitStatus); ok && w.Signaled() {
 		d.Signal = w.Signal()
 	}

@@ -10,6 +10,7 @@
 //	to the child     job u64, keywords u8, length of the name u8, name, pickle of the arguments
 //	                 or 0 u64, 0 u16, pickle of the names of blocks that we own now
 //	                 or nothing: no more jobs
+//	                 before all of these the script's text, if it is sent
 //	from the child   version, as text, before anything else
 //	                 job u64 (0: it is ready), state u8, count u16, so many names of blocks
 //	                 (length u8, name) that shall be ours, pickle of result or exception
@@ -99,6 +100,7 @@ var ErrProtocol = errors.New("what the Python process sent is not what its helpe
 type Config struct {
 	Interpreter string // a path, from Find
 	Script      string // a file, if it ends in ".py", else a module
+	Source      string // if not "", the text of Script, which then is but a name
 
 	// Start starts the command, whose Env, Dir and standard streams are as the
 	// caller wants them. Limit, if not nil, is called before the script is loaded.
@@ -218,13 +220,16 @@ func (c *Child) load(ctx context.Context) error {
 			return err
 		}
 	}
-	pickles, err := family(c.config.Script)
+	pickles, err := family(c.config.Script, c.config.Source != "")
 	if err != nil {
 		return err
 	}
 	// The pipe takes all of it at once; a test sees to that. A child that has gone
 	// is known by what it does not answer.
 	_, _ = c.spawn.Write(pickles)
+	if c.config.Source != "" {
+		_ = c.conn.SendBytesContext(ctx, []byte(c.config.Source))
+	}
 	hello, err := c.conn.RecvBytesContext(ctx)
 	if err != nil {
 		return err

@@ -17,7 +17,7 @@ func TestMain(m *testing.M) { shmtest.Main(m) }
 
 // What a child is given at first is written in one go, before it reads.
 func TestFamilyFitsPipe(t *testing.T) {
-	b, err := family(strings.Repeat("/long", 800) + "/script.py")
+	b, err := family(strings.Repeat("/long", 800)+"/script.py", false)
 	if err != nil || len(b) > 60<<10 {
 		t.Errorf("%d bytes, %v; a pipe takes 64 KiB", len(b), err)
 	}

@@ -45,8 +45,9 @@ m.main(*args)
 var counter atomic.Int64
 
 // family returns the two pickles that a child of multiprocessing reads from its
-// parent: what to prepare, and the Process that it is. This one runs the helper.
-func family(script string) ([]byte, error) {
+// parent: what to prepare, and the Process that it is. This one runs the helper, which loads the script
+// or is sent its text.
+func family(script string, sent bool) ([]byte, error) {
 	key := make([]byte, 32)
 	_, _ = rand.Read(key) // never fails
 	n := counter.Add(1)
@@ -72,7 +73,7 @@ func family(script string) ([]byte, error) {
 			{Key: "_target", Value: pickle.Global{Module: "builtins", Name: "exec"}},
 			{Key: "_args", Value: pickle.Tuple{fmt.Sprintf(install, module), pickle.Dict{
 				{Key: "source", Value: helper},
-				{Key: "args", Value: pickle.Tuple{script, jobsFD, cancelFD, MaxMessage}},
+				{Key: "args", Value: pickle.Tuple{script, sent, jobsFD, cancelFD, MaxMessage}},
 			}}},
 			{Key: "_kwargs", Value: pickle.Dict{}},
 			{Key: "_name", Value: name},

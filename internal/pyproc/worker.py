@@ -6,6 +6,7 @@ import faulthandler
 import fcntl
 import importlib
 import io
+import linecache
 import mmap
 import os
 import pickle
@@ -409,19 +410,25 @@ def _find(module, name):
     return f
 
 
-def _load(script):
-    if not script.endswith(".py"):
+def _load(script, source):
+    if not script.endswith(".py") and source is None:
         return importlib.import_module(script)
     # As multiprocessing does with the main module of its children: what stands
     # under __name__ == "__main__" is not run, and those that a function starts
     # find its classes under the same name.
-    sys.path[0] = os.path.dirname(script)
+    if source is None:
+        sys.path[0] = os.path.dirname(script)
+        with open(script, "rb") as f:
+            source = f.read()
+    else:
+        del sys.path[0]  # it stands nowhere, and has no neighbours
+        text = source.decode("utf-8", "replace")
+        linecache.cache[script] = len(text), None, text.splitlines(True), script  # for tracebacks
     sys.argv[:] = [script]
     main = types.ModuleType("__mp_main__")
     main.__file__ = script
     sys.modules["__main__"] = sys.modules["__mp_main__"] = main
-    with open(script, "rb") as f:
-        exec(compile(f.read(), script, "exec"), main.__dict__)
+    exec(compile(source, script, "exec"), main.__dict__)
     return main
 
 
@@ -461,7 +468,7 @@ def _flush():
             pass
 
 
-def main(script, jobs_fd, cancel_fd, limit):
+def main(script, sent, jobs_fd, cancel_fd, limit):
     global _current, _cancel_fd
     _die_with_parent()
     _expect_names()
@@ -487,7 +494,7 @@ def main(script, jobs_fd, cancel_fd, limit):
     os.register_at_fork(after_in_child=forked)
 
     try:
-        module = _load(script)
+        module = _load(script, bytes(jobs.next()) if sent else None)
     except Exception as e:
         jobs.answer(0, _FAILED, _failure(e))
         return
