@@ -9,9 +9,11 @@ import (
 	"syscall"
 
 	"github.com/sharedmem/shm/internal/cli"
+	"github.com/sharedmem/shm/worker"
 )
 
 func main() {
+	worker.Main()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// The second signal ends the process the hard way.
 	context.AfterFunc(ctx, stop)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/sharedmem/shm"
 	"github.com/sharedmem/shm/internal/shmtest"
+	"github.com/sharedmem/shm/worker"
 )
 
 // asCommand in the environment makes the test binary the command itself, so
@@ -24,6 +25,7 @@ import (
 const asCommand = "SHM_TEST_AS_COMMAND"
 
 func TestMain(m *testing.M) {
+	worker.Main()
 	if os.Getenv(asCommand) != "" {
 		signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) // as main does
 		os.Exit(Run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))

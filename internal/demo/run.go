@@ -1,7 +1,8 @@
 // Package demo counts a tree of files in several processes on one block of
 // shared memory. [Run] reads the files into it and starts workers, one of them
 // a Python program where there is one; each counts its part in place and leaves
-// what it finds in a second block. [Work] is what a worker does.
+// what it finds in a second block. They are those of package worker or, where that is not,
+// commands, as those are with whom it compares: [Work] is what these do.
 //
 // Text and colours are the caller's, as are the command lines of the workers.
 package demo
@@ -50,8 +51,10 @@ type Options struct {
 
 	// Worker makes a command, not started yet, that ends when ctx does and that
 	// passes Dir, args and its two pipes to [Work]. It is called by several
-	// goroutines at once.
-	Worker func(ctx context.Context, args ...string) *exec.Cmd
+	// goroutines at once. Those who count in place are started by package worker
+	// where the system has it, so main has to call worker.Main.
+	Worker   func(ctx context.Context, args ...string) *exec.Cmd
+	commands bool // but never by package worker
 
 	// Progress is told when a task begins whose progress done returns, in bytes
 	// and to any goroutine; the task ends with stop. total is 0 if unknown.

@@ -21,9 +21,11 @@ import (
 
 	"github.com/sharedmem/shm"
 	"github.com/sharedmem/shm/internal/shmtest"
+	"github.com/sharedmem/shm/worker"
 )
 
 func TestMain(m *testing.M) {
+	worker.Main()
 	shmtest.Sweep = func() { shm.Prune() }
 	shmtest.Main(m)
 }
@@ -96,7 +98,7 @@ func options(t *testing.T, name string, workers int, root string) Options {
 		noEmulator(t)
 	}
 	return Options{
-		Roots: []string{root}, Limit: 1 << 30, Workers: workers,
+		Roots: []string{root}, Limit: 1 << 30, Workers: workers, commands: name != "worker",
 		Worker: func(ctx context.Context, args ...string) *exec.Cmd {
 			c := shmtest.Command(noHelper{t}, name, args...)
 			cmd := exec.CommandContext(ctx, c.Args[0], c.Args[1:]...)
@@ -160,8 +162,9 @@ func gone(t *testing.T, names ...string) {
 
 func TestRun(t *testing.T) {
 	root, whole := sampleTree(t)
-	for _, workers := range []int{1, 3} {
+	for _, workers := range []int{1, 2, 3} {
 		o := options(t, "worker", workers, root)
+		o.commands = workers == 3 // as where there is no package worker
 		loaded, counted := 0, 0
 		o.Loaded = func(r *Report) error {
 			loaded++
@@ -227,6 +230,23 @@ func TestRunShownNowhere(t *testing.T) {
 		}
 		*which = nil
 	}
+}
+
+// Interrupted when all is there, it starts nobody and leaves nothing.
+func TestInterruptedBefore(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	o := options(t, "worker", 2, writeTree(t, map[string]string{"a": "some text\n", "b": "more text\n"}))
+	var names []string
+	o.Loaded = func(r *Report) error {
+		names = []string{r.Text.Name, r.Result.Name}
+		cancel()
+		return nil
+	}
+	if _, err := Run(ctx, o); !errors.Is(err, context.Canceled) || len(names) == 0 {
+		t.Errorf("%v, %q", err, names)
+	}
+	gone(t, names...)
 }
 
 // With a python3 on the PATH, it takes part.

@@ -22,7 +22,7 @@ import (
 	"github.com/sharedmem/shm"
 )
 
-// A worker's arguments are the names of both blocks, a part and a slot; or
+// The arguments of a worker that is a command are the names of both blocks, a part and a slot; or
 // none, and it counts what comes through its standard input; or copyOnly, and
 // it does nothing with that.
 const copyOnly = "copy-only"
@@ -33,9 +33,9 @@ var workerPython string
 // ErrArgs is returned by Work for arguments that Run does not give.
 var ErrArgs = errors.New("a worker wants TEXT RESULT PART SLOT, or nothing")
 
-// Work is all that a worker does; see Options.Worker. It makes the process deaf
+// Work is all that a worker does that is a command; see Options.Worker. It makes the process deaf
 // to interrupts.
-func Work(ctx context.Context, dir string, args []string, stdin io.Reader, stdout io.Writer) error {
+func Work(ctx context.Context, dir string, args []string, stdin io.Reader, stdout io.Writer) (err error) {
 	// Ctrl-C reaches all processes of a terminal. Only the parent heeds it, and
 	// then ends us; else it might see us fail first and report that rather than
 	// the interruption.
@@ -63,21 +63,21 @@ func Work(ctx context.Context, dir string, args []string, stdin io.Reader, stdou
 		_, _ = io.Copy(io.Discard, stdin)
 		cancel()
 	}()
-	return workShared(ctx, dir, args[0], args[1], part, slot)
-}
-
-// workShared counts one part of the text block in place.
-func workShared(ctx context.Context, dir, textName, resultName string, part, slot int) (err error) {
-	text, err := shm.Open(textName, &shm.OpenOptions{ReadOnly: true, Dir: dir})
+	text, err := shm.Open(args[0], &shm.OpenOptions{ReadOnly: true, Dir: dir})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, text.Close()) }()
-	results, err := shm.Open(resultName, &shm.OpenOptions{Dir: dir})
+	results, err := shm.Open(args[1], &shm.OpenOptions{Dir: dir})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, results.Close()) }()
+	return workShared(ctx, text, results, part, slot)
+}
+
+// workShared counts one part of the text block in place.
+func workShared(ctx context.Context, text, results *shm.Block, part, slot int) error {
 	start := time.Now()
 
 	progress, err := progressWord(results, slot)
@@ -203,11 +203,7 @@ func workPiped(ctx context.Context, from io.Reader, to io.Writer) error {
 func (r *run) countShared(ctx context.Context, n, firstPart int) ([]result, time.Duration, error) {
 	start := time.Now()
 	err := together(ctx, n, func(ctx context.Context, i int) error {
-		args := []string{r.text.Name(), r.result.Name(), strconv.Itoa(firstPart + i), strconv.Itoa(i)}
-		if i == r.Workers {
-			return runWorker(r.interpreter.command(ctx, workerPython, args...), nil, &r.cpu)
-		}
-		return runWorker(r.Worker(ctx, args...), nil, &r.cpu)
+		return r.countOne(ctx, firstPart+i, i)
 	})
 	took := time.Since(start)
 	if err != nil {

@@ -1,5 +1,7 @@
 """A worker of `shm demo`: counts its part of a text in shared memory, in place.
 
+work() is called by Go's package worker. Where there is none this is a program:
+
     python3 worker.py TEXT RESULT PART SLOT
 
 TEXT and RESULT are names of blocks, PART and SLOT numbers. The blocks were
@@ -99,6 +101,13 @@ def main(text_name, result_name, part, slot_number):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=die_with_parent, daemon=True).start()
     text, result = attach(text_name), attach(result_name)
+    work(text, result, part, slot_number)
+    text.close()
+    result.close()
+
+
+def work(text, result, part, slot):
+    """Count part of one block, a SharedMemory, and report in a slot of the other."""
     begun = time.perf_counter()
 
     magic, parts, n_files, _, base, _ = unpack_from("<8s5Q", text.buf)
@@ -109,13 +118,11 @@ def main(text_name, result_name, part, slot_number):
     files = list(iter_unpack("<4Q", text.buf[table:table + 32 * n_files]))
 
     slot_bytes, = unpack_from("<Q", result.buf, 16)
-    at = 64 + slot_bytes * slot_number
-    with result.buf[at:at + slot_bytes] as slot:
+    at = 64 + slot_bytes * slot
+    with result.buf[at:at + slot_bytes] as mine:
         total, names = count(text.buf, base, files, begin, end,
-                             lambda done: pack_into("<Q", slot, 0, done))
-        report(slot, int((time.perf_counter() - begun) * 1e9), total, names)
-    text.close()
-    result.close()
+                             lambda done: pack_into("<Q", mine, 0, done))
+        report(mine, int((time.perf_counter() - begun) * 1e9), total, names)
 
 
 if __name__ == "__main__":
