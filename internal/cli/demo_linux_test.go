@@ -2,13 +2,17 @@ package cli
 
 import (
 	"bytes"
+	"errors"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
+	"github.com/sharedmem/shm"
 	"github.com/sharedmem/shm/internal/shmtest"
 )
 
@@ -45,5 +49,35 @@ func TestDemoSmallPlace(t *testing.T) {
 	out, err = run("--limit", "1G", root)
 	if err == nil || !strings.Contains(out, "not enough shared memory") || !strings.Contains(out, "try: shm demo --limit ") {
 		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// Killed, the command leaves nothing: neither workers nor, a moment later, blocks.
+func TestDemoKilled(t *testing.T) {
+	noEmulator(t)
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := shmtest.TempDir(t)
+	if err := os.WriteFile(filepath.Join(root, "a"), bytes.Repeat([]byte("the same line again and again\n"), 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(exe, "demo", "--no-python", root)
+	cmd.Env = append(os.Environ(), asCommand+"=1")
+	p := shmtest.StartCommand(t, cmd)
+	_, name, ok := strings.Cut(p.Line(), "in one block ")
+	name, _, _ = strings.Cut(name, ",")
+	if _, err := shm.Stat(name); !ok || err != nil {
+		t.Fatalf("%q: %v", name, err)
+	}
+	p.Kill()
+	for end := time.Now().Add(shmtest.Patience); ; time.Sleep(time.Millisecond) {
+		if _, err := shm.Stat(name); errors.Is(err, fs.ErrNotExist) {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%s is still there", name)
+		}
 	}
 }

@@ -1,6 +1,8 @@
 package proc
 
 import (
+	"os"
+	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -10,13 +12,27 @@ import (
 // even after its file was replaced or deleted.
 func Executable() (string, error) { return "/proc/self/exe", nil }
 
-// CloseFrom closes every descriptor from fd on. Only for the start of a process
-// that knows what it needs.
+// CloseFrom closes every descriptor from fd on that was inherited. Only for the start of a process
+// that knows what it needs. What this process has opened is close-on-exec, as Go opens
+// everything: the run-time's own among it, which is there before the first line of main if
+// the init of some package has opened a file, and without which the process would crash.
 func CloseFrom(fd int) {
-	if unix.CloseRange(uint(fd), 1<<31-1, 0) == nil {
+	all, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		for ; fd < 1024; fd++ {
+			closeInherited(fd)
+		}
 		return
 	}
-	for ; fd < 1024; fd++ { // kernels before 5.9
+	for _, e := range all {
+		if n, err := strconv.Atoi(e.Name()); err == nil && n >= fd {
+			closeInherited(n)
+		}
+	}
+}
+
+func closeInherited(fd int) {
+	if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 {
 		_ = unix.Close(fd)
 	}
 }
