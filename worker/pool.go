@@ -430,7 +430,7 @@ func (p *Pool) staff(g *group) {
 // limited says what to do if there is too little of something to start a worker.
 func limited(err error) error {
 	if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.ENOMEM) {
-		return fmt.Errorf("no more processes or descriptors, or no room to map what is shared with them; start fewer workers or raise the limit (ulimit -u, -n, -v): %w", err)
+		return fmt.Errorf("no more processes or descriptors, or no room to map what is shared with them; start fewer workers or raise the limit (ulimit -u, ulimit -n, ulimit -v): %w", err)
 	}
 	return err
 }
