@@ -34,7 +34,7 @@ type Side uint8
 // How many there may be at one end.
 const (
 	Many Side = iota // any number; each message goes through one atomic operation more
-	One
+	One              // on both sides: short messages one way take half the time or less
 )
 
 func (s Side) String() string {
@@ -81,7 +81,8 @@ const (
 type Options struct {
 	// SlotSize is how many bytes of a message a slot has room for, 48 by default:
 	// then a slot is 64 bytes long, one cache line. Slots lie at multiples of 64
-	// and have 16 bytes of their own.
+	// and have 16 bytes of their own. With one sender and one receiver they lie
+	// side by side and have none: multiples of 64 suit best.
 	SlotSize int
 
 	// Slots is how many there are, 1024 by default; rounded up to a power of two.

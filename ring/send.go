@@ -482,10 +482,10 @@ func (s *Sender) Commit(n int) error {
 	}
 	k := s.claimed
 	if k > 1 {
-		s.write(s.reserved[:n])
+		s.write(s.reserved[:n]) // onto itself, if it lies in place
 	}
 	if s.direct {
-		k = s.need(n)
+		k = s.need(n) // the other slots were never taken
 	}
 	s.claimed, s.reserved = 0, nil
 	s.publish(n, k, false)
