@@ -82,19 +82,17 @@ func (s *Sender) fill(n uint64) {
 	}
 }
 
-// move copies a message, in the sizes that the compiler copies without a call. Each store counts:
-// those to lines that are still on their way wait in a queue that is short, and a call has some of its own.
+// move copies a message. One of a line's length is copied without a call: each store counts, as those
+// to lines that are still on their way wait in a queue that is short, and a call has some of its own.
 func move(to, from []byte) {
-	for len(from) >= line && len(to) >= line {
-		*(*[16]byte)(to[0:16]) = *(*[16]byte)(from[0:16])
-		*(*[16]byte)(to[16:32]) = *(*[16]byte)(from[16:32])
-		*(*[16]byte)(to[32:48]) = *(*[16]byte)(from[32:48])
-		*(*[16]byte)(to[48:64]) = *(*[16]byte)(from[48:64])
-		to, from = to[line:], from[line:]
-	}
-	if len(from) > 0 {
+	if len(from) != line || len(to) < line {
 		copy(to, from)
+		return
 	}
+	*(*[16]byte)(to[0:16]) = *(*[16]byte)(from[0:16])
+	*(*[16]byte)(to[16:32]) = *(*[16]byte)(from[16:32])
+	*(*[16]byte)(to[32:48]) = *(*[16]byte)(from[32:48])
+	*(*[16]byte)(to[48:64]) = *(*[16]byte)(from[48:64])
 }
 
 // put is Send, quick if it is as it nearly always is: one slot, which is free, and no barrier.
