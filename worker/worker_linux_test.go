@@ -9,6 +9,7 @@ import (
 	"os"
 	"reflect"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -265,5 +266,65 @@ func TestFuncPanics(t *testing.T) {
 	}
 	if _, err := worker.NewPool(t.Context(), 0, nil); !errors.Is(err, shm.ErrSize) {
 		t.Error(err)
+	}
+}
+
+// Many who wait at once have each their own result, however they wait; and who leads, and so looks
+// for all, also learns of ends that no worker tells of.
+func TestManyWait(t *testing.T) {
+	shmtest.Deadline(t, 2*shmtest.Patience)
+	for name, waiting := range map[string]ring.Waiting{"sleep": ring.Sleep, "adaptive": ring.Adaptive} {
+		t.Run(name, func(t *testing.T) {
+			p := newPool(t, 2, &worker.PoolOptions{Options: worker.Options{Waiting: waiting, Grace: time.Millisecond}})
+			var all sync.WaitGroup
+			for i := range 8 {
+				all.Go(func() {
+					for k := range 200 {
+						n := int64(i*1000 + k)
+						if sum, err := worker.Call(t.Context(), p, add, pair{n, 1}); err != nil || sum != n+1 {
+							t.Errorf("%d came back as %d, %v", n, sum, err)
+							return
+						}
+					}
+				})
+			}
+			all.Wait()
+			// Both workers are busy for ever, and who leads waits for one of them.
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			ended := make(chan error, 4)
+			for range 2 {
+				looping(t, func(name string) {
+					go func() {
+						_, err := worker.Call(ctx, p, goSuite.Loop, name)
+						ended <- err
+					}()
+				})
+			}
+			for range 2 { // these wait behind
+				go func() {
+					var err error
+					for _, err = range worker.Map(ctx, p, add, []pair{{1, 2}}) {
+					}
+					ended <- err
+				}()
+			}
+			cancel()
+			for range 4 {
+				if err := <-ended; !errors.Is(err, context.Canceled) {
+					t.Error(err)
+				}
+			}
+			looping(t, func(name string) {
+				go func() {
+					_, err := worker.Call(t.Context(), p, goSuite.Loop, name)
+					ended <- err
+				}()
+			})
+			p.Kill()
+			if err := <-ended; !errors.Is(err, os.ErrClosed) {
+				t.Error(err)
+			}
+		})
 	}
 }
