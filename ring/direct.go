@@ -27,7 +27,7 @@ import (
 const (
 	group = 32 // messages of a batch that are shown, or given back, at once
 
-	pauseLeast, pauseMost = 32, 400 // steps of an empty loop
+	pauseLeast, pauseMost = 8, 400 // steps of an empty loop
 )
 
 // Who comes to the end of what it has seen of the other looks again. Right behind the other
