@@ -459,10 +459,7 @@ func (a *arena) killRecoverer(point string, n int) (hit bool) {
 // TestKillRandom kills senders and receivers at random steps, several at a time,
 // SHM_KILLS times.
 func TestKillRandom(t *testing.T) {
-	kills := 200
-	if s := os.Getenv("SHM_KILLS"); s != "" {
-		kills, _ = strconv.Atoi(s)
-	}
+	kills := shmtest.Kills(t, 200)
 	seed := uint64(0)
 	total := 0
 	for total < kills && !t.Failed() {

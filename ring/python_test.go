@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -628,10 +627,7 @@ func retry[T any](t *testing.T, join func() (T, error)) T {
 
 // Pythons of random fates beside Go: nothing that was sent is lost, and Go never hangs.
 func TestKillPythonBusy(t *testing.T) {
-	rounds := 3
-	if n, err := strconv.Atoi(os.Getenv("SHM_KILLS")); err == nil {
-		rounds = max(rounds, n/10) // a Python takes its time to start
-	}
+	rounds := max(3, shmtest.Kills(t, 0)/10) // a Python takes its time to start
 	pythons := shmtest.Pythons(t)
 	py := pythons[len(pythons)-1]
 	q := create(t, ring.Options{SlotSize: 32, Slots: 16, MaxMessage: 100})

@@ -20,7 +20,7 @@ import (
 
 // A worker is killed at each line of its helper, from the moment at which a
 // function has returned a block until it has heard that the block is ours: then it is,
-// or else it is gone. The last round is one in which nobody dies. SHM_KILLS=all kills at each
+// or else it is gone. The last round is one in which nobody dies. SHM_KILLS=10000 kills at each
 // line, else it is some of them.
 func TestPythonKilledAtEveryLine(t *testing.T) {
 	py := onePython(t)
@@ -32,7 +32,7 @@ func TestPythonKilledAtEveryLine(t *testing.T) {
 	}](py, "block_make_killed")
 	echo := python[string, string](py, "echo")
 	given, lost, step := 0, 0, 7
-	if os.Getenv("SHM_KILLS") == "all" {
+	if shmtest.EveryStep(t) {
 		step = 1
 	}
 	for n := 1; ; n += step {
