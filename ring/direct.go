@@ -346,16 +346,24 @@ func (c *core) inOnePiece(pos uint64, n int) []byte {
 	return c.bytes[from : from+n : from+n]
 }
 
+// piece is how much is copied at once: from a mebibyte on Go copies past the caches, in which
+// the other side would find it.
+const piece = 512 << 10
+
 // copyTo copies a message to pos.
 func (c *core) copyTo(pos uint64, p []byte) {
-	n := copy(c.bytes[int(pos&c.mask)*c.room:], p)
-	copy(c.bytes, p[n:])
+	for at := int(pos&c.mask) * c.room; len(p) > 0; at %= len(c.bytes) {
+		n := copy(c.bytes[at:], p[:min(len(p), piece)])
+		at, p = at+n, p[n:]
+	}
 }
 
 // copyFrom copies the message at pos.
 func (c *core) copyFrom(pos uint64, p []byte) {
-	n := copy(p, c.bytes[int(pos&c.mask)*c.room:])
-	copy(p[n:], c.bytes)
+	for at := int(pos&c.mask) * c.room; len(p) > 0; at %= len(c.bytes) {
+		n := copy(p[:min(len(p), piece)], c.bytes[at:])
+		at, p = at+n, p[n:]
+	}
 }
 
 // giveBackDirect gives back what a dead receiver had, or drops it. How many

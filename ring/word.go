@@ -131,7 +131,7 @@ type core struct {
 	step  int    // words from slot to slot; of a direct ring they are lengths, and it is 1
 	room  int    // bytes of payload in a slot
 	limit int
-	short int // bytes of the longest message in one slot
+	short int // bytes of the longest message that is quick: in one slot, and copied at once
 
 	oneSender, oneReceiver, discard, fenced bool
 	direct                                  bool // both are one: see direct.go
@@ -233,7 +233,7 @@ func newCore(mem []byte) (*core, geometry, error) {
 		oneSender: g.flags&flagOneSender != 0, oneReceiver: g.flags&flagOneReceiver != 0, discard: g.flags&flagDiscard != 0,
 		fenced: g.flags&flagFenced != 0, direct: g.direct(),
 	}
-	c.short = min(c.room, c.limit)
+	c.short = min(c.room, c.limit, piece)
 	start, n := int(g.start()), int(g.slots*g.stride)
 	payloads, words := start, n/8
 	if c.direct {
