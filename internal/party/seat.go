@@ -31,7 +31,9 @@ type Seat struct {
 	closed   chan struct{} // closed when Close is over
 	notifier *notifier
 	spins    int // how many looks it took lately, while spinning
-	tries    int
+	tries    int // how often it slept
+	retry    int // at how many it spins the longest again
+	gap      int
 	spun     int // where the empty loop stores
 }
 

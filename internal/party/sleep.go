@@ -134,10 +134,12 @@ func (s *Seat) stopped(ctx context.Context) error {
 // is never more than twice too long. It costs if the cores are busy, the peer's
 // perhaps by us. So the limit follows what came of it; now and then the longest is tried
 // again, as a pair that has begun to sleep would otherwise never find out that it
-// need not: each waits for the other to wake.
+// need not: each waits for the other to wake. On busy cores that is a slice of time lost
+// each time, and more rarely done each time.
 const (
-	looksMax = 2000 // some 25 ns each
-	retry    = 16
+	looksMax   = 2000 // some 25 ns each
+	retryFirst = 16   // sleeps after which the longest is tried again; twice as many each time
+	retryLast  = 256  // that it was of no use
 )
 
 var cores = runtime.NumCPU()
@@ -160,7 +162,7 @@ func (s *Seat) Pause(ctx context.Context, w *Waiter, f *step.Uint32) error {
 		switch {
 		case p.Ways == Sleep || cores < 2 && p.Ways != Spin:
 			w.limit = -1
-		case s.tries%retry == 0:
+		case s.tries >= s.retry:
 			w.limit = looksMax
 		default:
 			w.limit = min(2*s.spins+4, looksMax)
@@ -193,7 +195,10 @@ func (s *Seat) Pause(ctx context.Context, w *Waiter, f *step.Uint32) error {
 		if !w.first {
 			w.first = true
 			s.spins -= (s.spins + 3) / 4
-			s.tries++
+			if s.tries++; w.limit == looksMax {
+				s.gap = min(max(2*s.gap, retryFirst), retryLast)
+				s.retry = s.tries + s.gap
+			}
 			if s.Show != nil {
 				s.Show() // for those who look from outside
 			}
@@ -232,6 +237,7 @@ func (s *Seat) Over(w *Waiter) {
 	if w.looks == 0 || w.first {
 		return
 	}
+	s.gap = 0
 	if d := w.looks - s.spins; d > 0 {
 		s.spins += (d + 1) / 2
 	} else {
