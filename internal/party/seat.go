@@ -33,7 +33,7 @@ type Seat struct {
 	spins    int // how many looks it took lately, while spinning
 	tries    int // how often it slept
 	retry    int // at how many it spins the longest again
-	gap      int
+	gap      int // from one such time to the next
 	spun     int // where the empty loop stores
 }
 
