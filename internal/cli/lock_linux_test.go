@@ -23,7 +23,7 @@ func TestLockSignals(t *testing.T) {
 	}
 	name := shmtest.Name(t)
 	for s, want := range map[syscall.Signal]int{syscall.SIGINT: 31, syscall.SIGTERM: 32, syscall.SIGHUP: 33} {
-		cmd := exec.Command(exe, "lock", name, "--", "sh", "-c", `trap 'exit 31' INT; trap 'exit 32' TERM; trap 'exit 33' HUP; echo ready; read x`)
+		cmd := exec.Command(exe, "lock", name, "--", "sh", "-c", `trap 'exit 31' INT; trap 'exit 32' TERM; trap 'exit 33' HUP; `+readyForever)
 		cmd.Env = append(os.Environ(), asCommand+"=1")
 		p := shmtest.StartCommand(t, cmd)
 		p.Expect("ready")
