@@ -30,7 +30,7 @@ type Seat struct {
 	idle     chan struct{} // a call has left after that
 	closed   chan struct{} // closed when Close is over
 	notifier *notifier
-	spins    int // how many looks it took lately, while spinning
+	spins    int // how many looks a wait may take before it sleeps
 	tries    int // how often it slept
 	retry    int // at how many it spins the longest again
 	gap      int // from one such time to the next

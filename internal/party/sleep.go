@@ -132,7 +132,9 @@ func (s *Seat) stopped(ctx context.Context) error {
 // Spinning pays if the peer runs on another core and is about to be there. What it
 // takes to be woken is some 50 µs where cores are far apart, so to spin for as long
 // is never more than twice too long. It costs if the cores are busy, the peer's
-// perhaps by us. So the limit follows what came of it; now and then the longest is tried
+// perhaps by us. So a wait that ended before we slept doubles how long the next ones may
+// spin, however short it was, as the peer of a stream of messages may be held up for once;
+// one that did not halves it. Now and then the longest is tried
 // again, as a pair that has begun to sleep would otherwise never find out that it
 // need not: each waits for the other to wake. On busy cores that is a slice of time lost
 // each time, and more rarely done each time.
@@ -165,7 +167,7 @@ func (s *Seat) Pause(ctx context.Context, w *Waiter, f *step.Uint32) error {
 		case s.tries >= s.retry:
 			w.limit = looksMax
 		default:
-			w.limit = min(2*s.spins+4, looksMax)
+			w.limit = min(s.spins+4, looksMax)
 		}
 	}
 	w.looks++
@@ -194,7 +196,7 @@ func (s *Seat) Pause(ctx context.Context, w *Waiter, f *step.Uint32) error {
 	if !w.ready {
 		if !w.first {
 			w.first = true
-			s.spins -= (s.spins + 3) / 4
+			s.spins /= 2
 			if s.tries++; w.limit == looksMax {
 				s.gap = min(max(2*s.gap, retryFirst), retryLast)
 				s.retry = s.tries + s.gap
@@ -238,9 +240,5 @@ func (s *Seat) Over(w *Waiter) {
 		return
 	}
 	s.gap = 0
-	if d := w.looks - s.spins; d > 0 {
-		s.spins += (d + 1) / 2
-	} else {
-		s.spins += d / 8
-	}
+	s.spins = min(2*s.spins+4, looksMax)
 }
