@@ -51,6 +51,9 @@ func newTopics(e *env, name string, subscribers int, echo bool, o topic.Options)
 			return nil, err
 		}
 		g.others = append(g.others, other)
+		if echo {
+			continue // it is asked for each round
+		}
 		if _, err := other.ask("ready?"); err != nil {
 			return nil, err
 		}
@@ -73,6 +76,9 @@ func (g *topics) close() {
 // echo publishes n messages, and waits for each one's echo.
 func (g *topics) echo(n int) (time.Duration, error) {
 	defer apart(0)()
+	if _, err := g.others[0].ask("%d", n); err != nil {
+		return 0, err
+	}
 	p := make([]byte, 64)
 	start := time.Now()
 	for range n {
@@ -112,8 +118,9 @@ func processorTime() (time.Duration, error) {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano()), err
 }
 
-// roleTopic reads a topic until its publisher is gone, and echoes into another if that has a
-// name.
+// roleTopic reads a topic until its publisher is gone, or, if another has a name, echoes
+// into that as many messages as each line asks for. Between those it waits for nothing:
+// who spins would take a processor from what is measured then.
 func roleTopic(name, back, waiting string, in io.Reader, out io.Writer) error {
 	var w topic.Waiting
 	if _, err := fmt.Sscan(waiting, (*uint8)(&w)); err != nil {
@@ -129,23 +136,37 @@ func roleTopic(name, back, waiting string, in io.Reader, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	var p *topic.Publisher
+	lines, m := bufio.NewScanner(in), make([]byte, 64)
 	if back != "" {
 		b, err := open(back)
 		if err != nil {
 			return err
 		}
 		defer func() { _ = b.Close() }()
-		if p, err = b.Publisher(); err != nil {
+		p, err := b.Publisher()
+		if err != nil {
 			return err
 		}
-	}
-	lines := bufio.NewScanner(in)
-	if !lines.Scan() {
+		defer apart(1)()
+		for lines.Scan() {
+			var n int
+			if _, err := fmt.Sscan(lines.Text(), &n); err != nil {
+				return err
+			}
+			fmt.Fprintln(out, "ready")
+			for range n {
+				if _, err := s.Receive(m); err != nil {
+					return err
+				}
+				if err := p.Publish(m); err != nil {
+					return err
+				}
+			}
+		}
 		return nil
 	}
-	if p != nil {
-		defer apart(1)()
+	if !lines.Scan() {
+		return nil
 	}
 	fmt.Fprintln(out, "ready")
 	go func() { // its end is ours
@@ -153,16 +174,12 @@ func roleTopic(name, back, waiting string, in io.Reader, out io.Writer) error {
 		}
 		_ = t.Close()
 	}()
-	for m := make([]byte, 64); ; {
+	for {
 		switch _, err := s.Receive(m); {
 		case errors.Is(err, os.ErrClosed):
 			return nil
 		case err != nil:
 			return err
-		case p != nil:
-			if err := p.Publish(m); err != nil {
-				return err
-			}
 		}
 	}
 }
