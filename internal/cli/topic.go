@@ -72,14 +72,14 @@ func describeTopic(b *shm.Block) (queueDoc, error) {
 
 func (d *topicDoc) facts(a *app, seen []proc.Holder) *facts {
 	var f facts
-	publishers, policy := "one publisher", "who do not wait for subscribers"
+	publishers, policy := "one publisher", "subscribers are not waited for"
 	if d.Many {
 		publishers = "many publishers"
 	}
 	if d.Policy == "wait" {
-		policy = "who wait for subscribers"
+		policy = "subscribers are waited for"
 	}
-	f.line("for", "%s, %s; %d participants at most", publishers, policy, d.Most)
+	f.line("for", "%s; %s; %d participants at most", publishers, policy, d.Most)
 	f.line("room", "%d messages of up to %s", d.Slots, a.size(int64(d.SlotSize)))
 	f.line("messages", "%d published, %d kept; %d received and %d missed, by all subscribers together", d.Published, d.Kept, d.Received, d.Missed)
 	f.line("behind", "%d messages at most", d.HighWater)
