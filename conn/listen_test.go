@@ -530,7 +530,7 @@ func TestNothingStays(t *testing.T) {
 	shmtest.Deadline(t, shmtest.Patience)
 	round := func() {
 		for _, kind := range []string{native(), "tcp"} {
-			l, err := Listen(newAddress(t, kind), key, &Options{HandshakeTimeout: time.Second})
+			l, err := Listen(newAddress(t, kind), key, &Options{HandshakeTimeout: shmtest.Patience / 3})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -153,39 +153,20 @@ func TestWaitingIsQuiet(t *testing.T) {
 				release, done = append(release, r), append(done, d)
 			}
 			untilAsleep(t, len(done))
-			var stats debug.GCStats
-			start := time.Now()
-			const rounds = 10
-			for range rounds {
-				runtime.GC()
-			}
-			collecting := time.Since(start) / rounds
-			debug.ReadGCStats(&stats)
-			longest := time.Duration(0)
-			for _, p := range stats.Pause[:min(rounds, len(stats.Pause))] {
-				longest = max(longest, p)
-			}
-			// A thread in a call that Go does not know of holds it up until somebody
-			// wakes it, or for wait.Backstop.
-			if limit := 300 * time.Millisecond; longest > limit || collecting > limit {
-				t.Errorf("the collector took %v, and stopped everybody for %v", collecting, longest)
-			}
-			ping, pong := make(chan int), make(chan int)
-			go func() {
-				for v := range ping {
-					pong <- v
+			// A thread in a call that Go does not know of holds the collector up until
+			// somebody wakes it, or for wait.Backstop, each time; other work on the machine, now and then.
+			const limit = 300 * time.Millisecond
+			var collecting, longest, talking time.Duration
+			quiet := false
+			for range 5 {
+				collecting, longest = collect(10)
+				talking = converse(100)
+				if quiet = max(collecting, longest) <= limit && (talking <= limit || os.Getenv("SHM_QEMU") != ""); quiet {
+					break
 				}
-				close(pong)
-			}()
-			start = time.Now()
-			for i := range 100 {
-				ping <- i
-				<-pong
 			}
-			close(ping)
-			<-pong
-			if took := time.Since(start); took > 500*time.Millisecond && os.Getenv("SHM_QEMU") == "" {
-				t.Errorf("a hundred words between two goroutines took %v", took)
+			if !quiet {
+				t.Errorf("the collector took %v, and stopped everybody for %v; a hundred words between two goroutines took %v", collecting, longest, talking)
 			}
 			for i, r := range release {
 				check(t, r())
@@ -194,6 +175,41 @@ func TestWaitingIsQuiet(t *testing.T) {
 			t.Logf("collector %v, longest stop %v", collecting, longest)
 		})
 	}
+}
+
+// collect collects garbage some times, and returns how long that took each time, and
+// for how long everybody was stopped at most.
+func collect(times int) (each, longest time.Duration) {
+	start := time.Now()
+	for range times {
+		runtime.GC()
+	}
+	each = time.Since(start) / time.Duration(times)
+	var stats debug.GCStats
+	debug.ReadGCStats(&stats)
+	for _, p := range stats.Pause[:min(times, len(stats.Pause))] {
+		longest = max(longest, p)
+	}
+	return each, longest
+}
+
+// converse returns how long two goroutines take to exchange so many words.
+func converse(words int) time.Duration {
+	ping, pong := make(chan int), make(chan int)
+	go func() {
+		for v := range ping {
+			pong <- v
+		}
+		close(pong)
+	}()
+	start := time.Now()
+	for i := range words {
+		ping <- i
+		<-pong
+	}
+	close(ping)
+	<-pong
+	return time.Since(start)
 }
 
 // With one processor the owner may be the goroutine that cannot run while we spin.

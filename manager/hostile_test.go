@@ -248,7 +248,7 @@ func TestTwoRequests(t *testing.T) {
 
 // TestSession speaks as a proxy does, to objects that are not there.
 func TestSession(t *testing.T) {
-	m := start(t, &manager.Options{RequestTimeout: 2 * time.Second})
+	m := start(t, &manager.Options{RequestTimeout: shmtest.Patience / 3})
 	c, err := connDial(t, m)
 	if err != nil {
 		t.Fatal(err)
