@@ -108,8 +108,9 @@ func TestKilled(t *testing.T) {
 	defer tick.Stop()
 	for ; !errors.Is(unix.Kill(pid, 0), unix.ESRCH); <-tick.C {
 	}
-	first.Close()
+	// Not before there is another: who has opened it meanwhile would come to its end.
 	second := open()
+	first.Close()
 	if _, err := second.WriteString("hello"); err != nil {
 		t.Fatal(err)
 	}
