@@ -216,7 +216,7 @@ func conform(t *testing.T, s suite) {
 		}
 	})
 	t.Run("timeout", func(t *testing.T) {
-		p := newPool(t, 2, &worker.PoolOptions{Timeout: 2 * time.Second, Options: worker.Options{Grace: 50 * time.Millisecond}})
+		p := newPool(t, 2, &worker.PoolOptions{Timeout: 5 * time.Second, Options: worker.Options{Grace: 50 * time.Millisecond}})
 		if err := worker.Ready(ctx, p, s.Loop); err != nil {
 			t.Fatal(err)
 		}
