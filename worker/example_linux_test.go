@@ -153,10 +153,10 @@ func ExampleStats() {
 	_, err = worker.Call(ctx, pool, deaf, struct{}{})
 	fmt.Println("took too long:", errors.Is(err, worker.ErrTimeout))
 	s := pool.Stats()
-	fmt.Println(s.Failed, "failed,", s.Killed, "killed,", s.Died, "died by itself")
+	fmt.Println(s.Failed, "failed,", s.Died, "died by itself, some were killed:", s.Killed > 0)
 	// Output:
 	// took too long: true
-	// 1 failed, 1 killed, 0 died by itself
+	// 1 failed, 0 died by itself, some were killed: true
 }
 
 func ExampleResult() {

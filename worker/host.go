@@ -96,6 +96,7 @@ func (p *Pool) bury(m *member, d *Death, begun func(id uint64) bool) {
 		switch {
 		case !begun(t.id) && !p.opts.single:
 			t.runs--
+			t.timeout = false // it was the worker that took too long to begin
 			again = append(again, t)
 		case t.timeout && t.canceled == nil:
 			g.vain = 0

@@ -3,6 +3,7 @@ package worker_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"math"
 	"math/big"
@@ -253,6 +254,35 @@ func TestSteal(t *testing.T) {
 	})
 }
 
+// A job that takes too long only since its worker does not begin it is somebody else's to do, and
+// not late for good.
+func TestTimeoutBeforeBegin(t *testing.T) {
+	p := newPool(t, 1, &worker.PoolOptions{Timeout: time.Second, Options: worker.Options{Grace: time.Millisecond}})
+	if err := worker.Ready(t.Context(), p, add); err != nil {
+		t.Fatal(err)
+	}
+	pid := p.PIDs()[0]
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(shmtest.Patience); ; time.Sleep(time.Millisecond) {
+		if stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); err != nil {
+			t.Fatal(err)
+		} else if strings.Contains(string(stat), ") T ") {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("it does not stop")
+		}
+	}
+	if sum, err := worker.Call(t.Context(), p, add, pair{1, 2}); sum != 3 || err != nil {
+		t.Error(sum, err)
+	}
+	if s := p.Stats(); s.Killed == 0 || s.Done != 1 || s.Failed != 0 || s.Retried != 0 {
+		t.Errorf("%+v", s)
+	}
+}
+
 func TestFuncPanics(t *testing.T) {
 	for _, name := range []string{"", "echo", strings.Repeat("x", 256)} {
 		func() {
@@ -272,7 +302,7 @@ func TestFuncPanics(t *testing.T) {
 // Many who wait at once have each their own result, however they wait; and who leads, and so looks
 // for all, also learns of ends that no worker tells of.
 func TestManyWait(t *testing.T) {
-	shmtest.Deadline(t, 2*shmtest.Patience)
+	shmtest.Deadline(t, 8*shmtest.Patience)
 	for name, waiting := range map[string]ring.Waiting{"sleep": ring.Sleep, "adaptive": ring.Adaptive} {
 		t.Run(name, func(t *testing.T) {
 			p := newPool(t, 2, &worker.PoolOptions{Options: worker.Options{Waiting: waiting, Grace: time.Millisecond}})
