@@ -15,7 +15,7 @@ import (
 
 // What follows a ring shows what comes, and ends when it is interrupted.
 func TestRingFollow(t *testing.T) {
-	shmtest.Deadline(t, shmtest.Patience)
+	shmtest.Deadline(t, 4*shmtest.Patience)
 	q, err := ring.Create(shmtest.Name(t), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -44,11 +44,14 @@ func TestRingFollow(t *testing.T) {
 			case 0:
 				want = `{"text":"message 0","position":0}`
 			case 1:
+				// The first look may have been before our message.
 				var d ringDoc
-				if err := json.Unmarshal([]byte(line), &d); err != nil || d.Name != q.Name() || d.Sent != 2 || d.Senders != 1 {
+				if err := json.Unmarshal([]byte(line), &d); err != nil || d.Name != q.Name() || d.Sent != 1 && d.Sent != 2 || d.Senders != 1 {
 					t.Errorf("%s: %v", line, err)
 				}
-				want = line
+				if d.Sent == 2 {
+					want = line
+				}
 			case 2:
 				if want = line; !strings.HasPrefix(line, "[") {
 					want = "a line of figures"
