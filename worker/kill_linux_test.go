@@ -27,7 +27,7 @@ func TestKillPoints(t *testing.T) {
 		for _, n := range []int{1, 4} {
 			for _, retries := range []int{0, 250*n - 249} { // 1, 751
 				t.Run(fmt.Sprintf("%s %d %d", point, n, retries), func(t *testing.T) {
-					shmtest.Deadline(t, 2*shmtest.Patience)
+					shmtest.Deadline(t, 8*shmtest.Patience)
 					p := newPool(t, 2, &worker.PoolOptions{Retries: retries, Options: worker.Options{
 						Env: append(os.Environ(), fmt.Sprintf("SHM_CRASH=%s:%d", point, n)),
 					}})

@@ -101,7 +101,7 @@ func TestScript(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("the scripts keep their blocks in a folder, which Windows does not have")
 	}
-	shmtest.Deadline(t, 4*shmtest.Patience)
+	shmtest.Deadline(t, 8*shmtest.Patience)
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
