@@ -95,7 +95,7 @@ func (p *Pool) bury(m *member, d *Death, begun func(id uint64) bool) {
 		t.m = nil
 		switch {
 		case !begun(t.id) && !p.opts.single:
-			t.runs--
+			p.unrun(t)
 			t.timeout = false // it was the worker that took too long to begin
 			again = append(again, t)
 		case t.timeout && t.canceled == nil:
@@ -222,7 +222,7 @@ func (p *Pool) cancelLocked(t *task, why error) {
 		if head && len(m.tasks) > 0 {
 			p.first(m)
 		}
-		t.runs--
+		p.unrun(t)
 		p.finish(t, m, &reply{err: why})
 		p.feed(m)
 		return
@@ -243,7 +243,7 @@ func (p *Pool) interrupt(m *member, t *task) {
 	m.tasks = slices.DeleteFunc(m.tasks, func(o *task) bool {
 		taken := o != t && m.withdraw(o.id)
 		if taken {
-			o.runs--
+			p.unrun(o)
 			others = append(others, o)
 		}
 		return taken

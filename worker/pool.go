@@ -316,6 +316,14 @@ func (m *member) open(p *Pool) bool {
 	return !m.retiring && m.room() > 0 && m.killAt.IsZero() && (p.opts.MaxJobs == 0 || m.sent < p.opts.MaxJobs)
 }
 
+// unrun takes note that a task which was given to a worker has not begun there.
+func (p *Pool) unrun(t *task) {
+	if t.runs > 1 {
+		p.stats.Retried--
+	}
+	t.runs--
+}
+
 // give sends a task to a worker.
 func (p *Pool) give(m *member, t *task) {
 	if t.runs++; t.runs > 1 {
@@ -388,7 +396,7 @@ func (p *Pool) feed(m *member) {
 	if t := rich.tasks[len(rich.tasks)-1]; rich.withdraw(t.id) {
 		rich.tasks = rich.tasks[:len(rich.tasks)-1]
 		t.m = nil
-		t.runs-- // it has not run
+		p.unrun(t)
 		p.give(m, t)
 	}
 }
